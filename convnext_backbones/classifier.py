@@ -1,0 +1,134 @@
+"""The ImageNet classifier: a trunk, global average pooling, LayerNorm and a linear head."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .convnext import EPS, Trunk, refuse_unknown_options
+from .variants import get_variant, resolve_arch
+
+
+class Features(NamedTuple):
+    """What forward_features returns, named as Hugging Face's ConvNextModel names it.
+
+    last_hidden_state: (N, C, H // 32, W // 32), the last stage. pooler_output: (N, C), its spatial
+    mean after the final norm. hidden_states: the stem and every stage, without norms.
+    """
+
+    last_hidden_state: Tensor
+    pooler_output: Tensor
+    hidden_states: tuple[Tensor, ...]
+
+
+class LossAndLogits(NamedTuple):
+    """What forward returns when labels are given: a scalar and (N, num_classes)."""
+
+    loss: Tensor
+    logits: Tensor
+
+
+class ConvNeXtClassifier(Trunk):
+    """ConvNeXt (version=1) or ConvNeXt V2 (version=2) with its classification head.
+
+    Args:
+        arch: a size or dict(depths=..., dims=...), as for ConvNeXt.
+        version: 1 or 2.
+        num_classes: outputs of the head; 0 for none (forward then gives pooled features).
+        norm_eps: of the final norm; 1e-6 in the official models, 1e-12 in Hugging Face's.
+        head_init_scale: factor on the head's initial weights (official fine-tuning uses 0.001).
+        in_channels, patch_size, output_stride, drop_path_rate, layer_scale_init_value, with_cp:
+            as for ConvNeXt.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = "tiny",
+        *,
+        version: int,
+        num_classes: int = 1000,
+        norm_eps: float = EPS,
+        head_init_scale: float = 1.0,
+        in_channels: int = 3,
+        patch_size: int = 4,
+        output_stride: int | None = None,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float | None = 1e-6,
+        with_cp: bool = False,
+        **unknown,
+    ):
+        refuse_unknown_options(type(self).__name__, unknown, ConvNeXtClassifier.__init__)
+        if version not in (1, 2):
+            raise ValueError(f"version must be 1 or 2, got {version!r}")
+        if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
+            raise ValueError(f"num_classes must be a whole number from 0 on, got {num_classes!r}")
+        depths, dims = resolve_arch(arch, version)
+        super().__init__(
+            depths,
+            dims,
+            version=version,
+            num_built=len(depths),
+            in_channels=in_channels,
+            patch_size=patch_size,
+            output_stride=output_stride,
+            drop_path_rate=drop_path_rate,
+            layer_scale_init_value=layer_scale_init_value,
+            with_cp=with_cp,
+        )
+        self.num_classes = num_classes
+        self.norm = nn.LayerNorm(dims[-1], eps=norm_eps)
+        self.head = nn.Linear(dims[-1], num_classes) if num_classes else nn.Identity()
+        if num_classes:
+            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
+            with torch.no_grad():
+                self.head.weight.mul_(head_init_scale)
+
+    def forward_features(self, images: Tensor) -> Features:
+        """(N, in_channels, H, W) to the maps of all stages and the pooled, normed last one."""
+        maps = self.stage_maps(images)
+        pooled = self.norm(maps[-1].mean(dim=(2, 3)))
+        return Features(maps[-1], pooled, tuple(maps))
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor | LossAndLogits:
+        """Logits (N, num_classes); with labels, a LossAndLogits.
+
+        The loss, by Hugging Face's rules: mean squared error for one class, cross-entropy for
+        integer labels (N,), binary cross-entropy with logits for float labels (N, num_classes).
+        """
+        logits = self.head(self.forward_features(images).pooler_output)
+        if labels is None:
+            return logits
+        return LossAndLogits(classification_loss(logits, labels, self.num_classes), logits)
+
+
+def classification_loss(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """The loss that the labels' type and the number of classes call for; see forward."""
+    if num_classes == 0:
+        raise ValueError("labels were given, but the classifier has no head (num_classes=0)")
+    if num_classes == 1:
+        if labels.numel() != logits.numel():
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}; for one class give {logits.shape[0]} values"
+            )
+        return F.mse_loss(logits.flatten(), labels.flatten().to(logits.dtype))
+    if not labels.is_floating_point():
+        if labels.shape != logits.shape[:1]:
+            raise ValueError(
+                f"integer labels must have shape ({logits.shape[0]},), got {tuple(labels.shape)}; "
+                "labels of several classes at once are given as floats (N, num_classes)"
+            )
+        return F.cross_entropy(logits, labels.long())
+    if labels.shape != logits.shape:
+        raise ValueError(
+            f"float labels must have shape {tuple(logits.shape)}, got {tuple(labels.shape)}; "
+            "class numbers are given as integers (N,)"
+        )
+    return F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def create_classifier(name: str, **options) -> ConvNeXtClassifier:
+    """The classifier of a full name in VARIANTS, e.g. create_classifier("convnextv2_tiny")."""
+    variant = get_variant(name)
+    return ConvNeXtClassifier(variant.size, version=variant.version, **options)

@@ -1,0 +1,42 @@
+"""Packaging: the frameworks are extras, because both OpenMMLab lanes own the same import names."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (ROOT / "convnext_backbones" / "__init__.py").read_text(), re.M
+).group(1)
+
+setup(
+    name="convnext_backbones",
+    version=VERSION,
+    description="ConvNeXt and ConvNeXt V2 backbones for MMDetection, MMSegmentation and Detectron2",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["convnext_backbones", "convnext_backbones.*"]),
+    install_requires=["torch>=2.4", "torchvision", "safetensors"],
+    extras_require={
+        "openmmlab": [
+            "mmengine>=0.10.7",
+            "mmcv>=2.0.0rc4,<2.2",
+            "mmdet>=3.3",
+            "mmsegmentation>=1.2.2",
+            "ftfy",
+            "regex",
+            "tqdm",
+            "matplotlib",
+        ],
+        "detectron2": ["detectron2", "tqdm", "matplotlib"],
+        "dev": ["pytest", "hypothesis", "ruff", "timm", "transformers", "fvcore"],
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

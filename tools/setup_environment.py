@@ -1,0 +1,300 @@
+"""Make the environment that `make demo` and `make test` run in. Needs only Python's standard library.
+
+    python3 tools/setup_environment.py [--lane classic|onedl]
+
+Pins stand in requirements/. The classic lane goes to .venv, the onedl lane (the maintained forks,
+which own the same import names) to .venv-onedl. A finished environment is stamped with a hash of
+the pins, so a second call returns at once.
+
+mmcv and detectron2 hold C++ operators and come as source. Built wheels are kept in
+~/.cache/convnext-backbones/wheels (CONVNEXT_BACKBONES_CACHE changes the folder).
+"""
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("CONVNEXT_BACKBONES_CACHE", "~/.cache/convnext-backbones")).expanduser()
+REQUIREMENTS = ROOT / "requirements"
+NEEDED_GIB = 9
+VENVS = {"classic": ".venv", "onedl": ".venv-onedl"}
+
+# mmcv's 70 operator files spend nearly all of their compile time on the same torch headers, so they
+# are compiled as two units (about 1 minute instead of 8 on 2 cores). These few define names that
+# clash with a neighbour's and stay files of their own; the last in a unit may leave macros behind.
+MMCV_OWN_UNIT = ("roi_align.cpp", "roi_align_rotated.cpp", "rotated_feature_align.cpp")
+MMCV_LAST_IN_UNIT = ("psamask.cpp",)
+
+
+class SetupError(Exception):
+    """Something that the user has to mend; the message says what."""
+
+
+class Environment:
+    """One virtual environment: its interpreter, its log and its running step."""
+
+    def __init__(self, lane):
+        self.lane = lane
+        self.folder = ROOT / VENVS[lane]
+        self.python = self.folder / "bin" / "python"
+        self.stamp = self.folder / "setup-stamp.txt"
+        self.log = self.folder / "setup.log"
+
+    def run(self, *command, cwd=None, **environment):
+        """Run a command, its output to the log; SetupError with the log's end when it fails."""
+        env = dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", **environment)
+        env["PATH"] = f"{self.folder / 'bin'}{os.pathsep}{env['PATH']}"
+        with open(self.log, "a") as log:
+            log.write(f"\n$ {' '.join(map(str, command))}\n")
+            log.flush()
+            code = subprocess.run(
+                [str(part) for part in command], cwd=cwd, env=env, stdout=log, stderr=log
+            ).returncode
+        if code != 0:
+            tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+            raise SetupError(f"this step failed; its last lines, all of it in {self.log}:\n{tail}")
+
+    def pip(self, *arguments, **environment):
+        self.run(self.python, "-m", "pip", *arguments, **environment)
+
+    def ask(self, code):
+        """What `code` prints in this environment."""
+        return subprocess.check_output([str(self.python), "-c", code], text=True).strip()
+
+
+def step(text, expected):
+    """Announce a step and return the function that reports its time."""
+    print(f"  {text} (about {expected}) ...", end="", flush=True)
+    start = time.monotonic()
+    return lambda note="": print(f" done in {time.monotonic() - start:.0f} s{note}", flush=True)
+
+
+def check_machine(environment):
+    """Name what is missing before anything is downloaded."""
+    if sys.version_info < (3, 10):
+        raise SetupError(
+            f"this is Python {sys.version.split()[0]}; 3.10 or newer is needed. "
+            "Run with another interpreter: make setup PYTHON=python3.11"
+        )
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise SetupError(
+            f"no C++ compiler ({compiler}) was found; mmcv's operators need one. "
+            "Install it (Debian, Ubuntu: apt-get install g++) or name yours with CXX=..."
+        )
+    headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if not headers.exists():
+        raise SetupError(
+            f"Python's headers are missing ({headers}); mmcv's operators need them. "
+            "Install them (Debian, Ubuntu: apt-get install python3-dev)"
+        )
+    free = shutil.disk_usage(ROOT).free / 2**30
+    if free < NEEDED_GIB and not environment.folder.exists():
+        raise SetupError(
+            f"{free:.1f} GiB are free at {ROOT}; about {NEEDED_GIB} GiB are needed "
+            "(torch with CUDA takes 5). Make room or clone to another disk"
+        )
+
+
+def find_detectron2():
+    """The detectron2 source to install: DETECTRON2, else the clone in the cache, else None."""
+    named = os.environ.get("DETECTRON2")
+    if named:
+        if "://" not in named and not named.startswith("git@"):
+            source = Path(named).expanduser()
+            if not (source / "setup.py").exists():
+                raise SetupError(
+                    f"DETECTRON2={named} is no detectron2 source folder (it has no setup.py); "
+                    "give a clone's path or a git URL, or leave DETECTRON2 unset"
+                )
+            return str(source)
+        return named
+    clone = CACHE / "detectron2"
+    return str(clone) if (clone / "setup.py").exists() else None
+
+
+def wanted_stamp(lane, detectron2):
+    """A text that changes when the environment has to be made again."""
+    digest = hashlib.sha256()
+    for file in sorted(REQUIREMENTS.glob("*.txt")) + [Path(__file__), ROOT / "setup.py"]:
+        digest.update(file.read_bytes())
+    return f"{lane} python{sys.version.split()[0]} detectron2={detectron2} {digest.hexdigest()}\n"
+
+
+def pinned(file, package):
+    """The version that requirements/`file` pins for `package`."""
+    match = re.search(rf"^{package}==(\S+)$", (REQUIREMENTS / file).read_text(), re.MULTILINE)
+    if match is None:
+        raise SetupError(f"requirements/{file} has no line {package}==VERSION")
+    return match.group(1)
+
+
+def merge_mmcv_sources(source):
+    """Rewrite an unpacked mmcv so that its operators compile as a few units."""
+    operators = source / "mmcv" / "ops" / "csrc" / "pytorch"
+    for folder in (operators, operators / "cpu"):
+        files = sorted(folder.glob("*.cpp"), key=lambda f: (f.name in MMCV_LAST_IN_UNIT, f.name))
+        lines = ["#include <torch/extension.h>\n"]
+        for file in files:
+            if folder.name == "cpu" and file.name in MMCV_OWN_UNIT:
+                continue
+            included = file.rename(file.with_suffix(".cpp.inc"))
+            lines.append(f'#include "{included.name}"\n')
+        (folder / "all_operators.cpp").write_text("".join(lines))
+
+
+def wheel_folder(environment, name):
+    """Where built wheels of `name` for this Python and torch are kept."""
+    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    folder = CACHE / "wheels" / f"{name}-{tag}-torch{pinned('build.txt', 'torch')}"
+    return folder
+
+
+def build_wheel(environment, source, folder, **variables):
+    """Build the wheel of the source folder into `folder` (whole or not at all); return it."""
+    with tempfile.TemporaryDirectory() as work:
+        environment.pip(
+            "wheel", "--no-deps", "--no-build-isolation", "-w", work, source,
+            CFLAGS="-g0", MAX_JOBS=str(os.cpu_count() or 2), **variables,
+        )  # fmt: skip
+        wheel = next(Path(work).glob("*.whl"))
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / (wheel.name + ".part")
+        shutil.copy(wheel, part)
+        return part.rename(folder / wheel.name)
+
+
+def install_mmcv(environment):
+    """mmcv with its operators, from a kept wheel or built from its source distribution."""
+    package = "mmcv" if environment.lane == "classic" else "onedl-mmcv"
+    version = pinned(f"{environment.lane}.txt", package)
+    folder = wheel_folder(environment, f"{package}-{version}")
+    kept = next(folder.glob("*.whl"), None)
+    if kept:
+        done = step(f"{package} {version}, kept wheel", "3 s")
+    else:
+        done = step(f"{package} {version}, compiling its operators", "1 to 2 minutes")
+        with tempfile.TemporaryDirectory() as work:
+            environment.pip(
+                "download", "--no-deps", "--no-build-isolation", "--no-binary", ":all:",
+                "-d", work, f"{package}=={version}",
+            )  # fmt: skip
+            archive = next(Path(work).glob("*.tar.gz"))
+            with tarfile.open(archive) as tar:
+                tar.extractall(work, filter="data")
+            source = archive.with_name(archive.name.removesuffix(".tar.gz"))
+            plain = source.with_name("plain")
+            shutil.copytree(source, plain)
+            merge_mmcv_sources(source)
+            try:
+                kept = build_wheel(environment, source, folder, MMCV_WITH_OPS="1")
+            except SetupError:
+                print(" not as merged units; once more file by file (8 to 11 minutes) ...", end="")
+                kept = build_wheel(environment, plain, folder, MMCV_WITH_OPS="1")
+    environment.pip("install", "--no-deps", "--force-reinstall", kept)
+    done()
+
+
+def install_detectron2(environment, source):
+    """detectron2 when its source is at hand; one line about what is off when it is not."""
+    if source is None:
+        print(
+            "  detectron2 is absent (set DETECTRON2=<path or git URL> to install it): "
+            "the Detectron2 adapter, its configs and its tests are switched off"
+        )
+        return
+    done = step(f"detectron2 from {source}, compiling its operators", "3 minutes, 5 s when kept")
+    environment.pip("install", "--no-deps", "--no-build-isolation",
+                    "-r", REQUIREMENTS / "detectron2.txt")  # fmt: skip
+    try:
+        commit = subprocess.check_output(
+            ["git", "-C", source, "rev-parse", "--short=12", "HEAD"],
+            text=True, stderr=subprocess.DEVNULL,
+        ).strip()  # fmt: skip
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        commit = None  # a URL, or a folder without history: build afresh
+    kept = None
+    if commit:
+        folder = wheel_folder(environment, f"detectron2-{commit}")
+        kept = next(folder.glob("*.whl"), None)
+    with tempfile.TemporaryDirectory() as work:
+        if kept is None and os.path.isdir(source):
+            copy = Path(work) / "detectron2"  # its build writes into the folder
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns(".git", "build"))
+            kept = build_wheel(environment, copy, folder if commit else Path(work) / "wheel")
+        elif kept is None:
+            url = source if source.startswith("git+") else f"git+{source}"
+            kept = build_wheel(environment, url, Path(work) / "wheel")
+        environment.pip("install", "--no-deps", "--force-reinstall", kept)
+    done()
+
+
+def make_environment(environment, detectron2):
+    """All steps, from an empty folder to a tried import."""
+    if environment.folder.exists() and environment.stamp.exists():
+        environment.stamp.unlink()
+    if not environment.python.exists():
+        done = step(f"virtual environment {environment.folder.name}", "5 s")
+        venv.create(environment.folder, with_pip=True)
+        done()
+    done = step("torch and torchvision (5 GB)", "1 to 2 minutes")
+    environment.pip("install", "-r", REQUIREMENTS / "build.txt")
+    done()
+    install_mmcv(environment)
+    done = step("the other packages", "40 s")
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as rest:
+        for file in ("common.txt", f"{environment.lane}.txt"):
+            text = (REQUIREMENTS / file).read_text()
+            rest.write(re.sub(r"^(onedl-)?mmcv==.*$", "", text, flags=re.MULTILINE))
+        rest.flush()
+        environment.pip("install", "--no-deps", "--no-build-isolation", "-r", rest.name)
+    environment.pip("install", "--no-deps", "--no-build-isolation", "-e", ROOT)
+    done()
+    install_detectron2(environment, detectron2)
+    done = step("trying the imports", "15 s")
+    environment.run(
+        environment.python, "-c",
+        "import convnext_backbones, mmcv.ops, mmdet.models, mmseg.models, timm, transformers",
+    )  # fmt: skip
+    done()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--lane", choices=sorted(VENVS), default="classic")
+    environment = Environment(parser.parse_args().lane)
+    start = time.monotonic()
+    try:
+        detectron2 = find_detectron2()
+        stamp = wanted_stamp(environment.lane, detectron2)
+        if environment.stamp.exists() and environment.stamp.read_text() == stamp:
+            print(f"setup: {environment.folder.name} ({environment.lane} lane) is up to date")
+            return 0
+        check_machine(environment)
+        environment.folder.mkdir(exist_ok=True)
+        print(
+            f"setup: the {environment.lane} lane into {environment.folder.name}, "
+            f"log in {environment.log}; about 5 minutes on 2 cores, 9 with detectron2"
+        )
+        make_environment(environment, detectron2)
+        environment.stamp.write_text(stamp)
+    except SetupError as error:
+        print(f"\nsetup: {error}", file=sys.stderr)
+        return 1
+    print(f"setup: ready in {(time.monotonic() - start) / 60:.1f} minutes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
