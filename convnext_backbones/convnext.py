@@ -165,8 +165,9 @@ class Trunk(nn.Module):
         self.feature_strides = tuple(min(s, output_stride or s) for s in (strides[0], *strides))
 
         # The rate of drop path grows linearly over the blocks of all stages, built or not.
-        last_block = max(sum(depths) - 1, 1)
-        rates = [drop_path_rate * k / last_block for k in range(sum(depths))]
+        # On the CPU and in float32 as in the official code, so that the rates are the same numbers.
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu", dtype=torch.float32)
+        rates = rates.tolist()
 
         stem = nn.Sequential(
             nn.Conv2d(in_channels, dims[0], kernel_size=patch_size, stride=patch_size),
@@ -219,7 +220,8 @@ class Trunk(nn.Module):
             return  # shapes and types are symbols there
         if not isinstance(images, Tensor):
             raise TypeError(
-                f"images must be a tensor of shape (N, {self.in_channels}, H, W), got {type(images)}"
+                f"images must be a tensor of shape (N, {self.in_channels}, H, W), got a "
+                f"{type(images).__name__}; see convnext_backbones.preprocessing for pictures"
             )
         if images.dim() != 4:
             fix = "; add the batch dimension: images[None]" if images.dim() == 3 else ""
@@ -227,9 +229,13 @@ class Trunk(nn.Module):
                 f"images must have shape (N, {self.in_channels}, H, W), got {tuple(images.shape)}{fix}"
             )
         if images.shape[1] != self.in_channels:
+            last = images.shape[3] == self.in_channels
+            fix = (
+                "use images.permute(0, 3, 1, 2)" if last else "give images or in_channels that fit"
+            )
             raise ValueError(
                 f"images have {images.shape[1]} channels (shape {tuple(images.shape)}), the model "
-                f"was built with in_channels={self.in_channels}"
+                f"was built with in_channels={self.in_channels}; {fix}"
             )
         weight = self.downsample_layers[0][0].weight
         if not images.is_floating_point():
@@ -237,12 +243,13 @@ class Trunk(nn.Module):
                 f"images are {images.dtype}; give normalised floating-point pixels "
                 f"({weight.dtype}), e.g. (images / 255 - mean) / std"
             )
-        if images.dtype != weight.dtype and not torch.is_autocast_enabled(images.device.type):
+        autocast = torch.is_autocast_enabled(images.device.type) and images.dtype != torch.float64
+        if images.dtype != weight.dtype and not autocast:
             raise ValueError(
                 f"images are {images.dtype}, the weights {weight.dtype}; "
                 f"use images.to({weight.dtype}), or model.to({images.dtype}), or torch.autocast"
             )
-        smallest = self.downsample_layers[0][0].stride[0] * 2 ** max(len(self.stages) - 1, 0)
+        smallest = self.feature_strides[len(self.stages)]
         if min(images.shape[2:]) < smallest:
             raise ValueError(
                 f"images are {images.shape[2]}x{images.shape[3]}; this network needs at least "
@@ -325,7 +332,8 @@ class ConvNeXt(Trunk):
         whole = isinstance(frozen_stages, int) and not isinstance(frozen_stages, bool)
         if not whole or not 0 <= frozen_stages <= len(depths):
             raise ValueError(
-                f"frozen_stages={frozen_stages!r} must be 0 (freeze nothing) to {len(depths)}"
+                f"frozen_stages must be a whole number, 0 (freeze nothing) to {len(depths)} (freeze "
+                f"all stages), got {frozen_stages!r}"
             )
         self.frozen_stages = frozen_stages
         self._freeze()
@@ -386,9 +394,11 @@ def _check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_val
             raise ValueError(f"{name} must be a positive whole number, got {value!r}")
     if not isinstance(drop_path_rate, (int, float)) or not 0 <= drop_path_rate <= 1:
         raise ValueError(f"drop_path_rate must be between 0 and 1, got {drop_path_rate!r}")
-    if layer_scale_init_value is not None and not isinstance(layer_scale_init_value, (int, float)):
-        raise TypeError(
-            f"layer_scale_init_value must be a number or None, got {layer_scale_init_value!r}"
+    scale = 0.0 if layer_scale_init_value is None else layer_scale_init_value
+    if not isinstance(scale, (int, float)) or not scale >= 0:
+        raise ValueError(
+            "layer_scale_init_value must be a number from 0 on, or 0 or None for no layer scale, "
+            f"got {layer_scale_init_value!r}"
         )
 
 
@@ -400,6 +410,7 @@ _ELSEWHERE = {
     "in_chans": "write in_channels",
     "dims": "write arch=dict(depths=..., dims=...)",
     "depths": "write arch=dict(depths=..., dims=...)",
+    "hidden_sizes": "write arch=dict(depths=..., dims=...)",
     "use_grn": "GRN is what ConvNeXtV2 has and ConvNeXt has not",
     "gap_before_final_norm": "leave it out: a dense backbone returns maps",
     "linear_pw_conv": "leave it out: pointwise layers are always linear",

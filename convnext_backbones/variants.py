@@ -65,14 +65,14 @@ VARIANTS = MappingProxyType({row[0]: _variant(*row) for row in _ROWS})
 def nearest(word: str, valid: Iterable[str]) -> str:
     """The end of an error message: the nearest valid word, if any is near, and all valid ones."""
     valid = list(valid)
-    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word.lower(), valid, n=1, cutoff=0.4)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}Valid: {', '.join(map(repr, valid))}"
 
 
 def get_variant(name: str) -> Variant:
     """The row of a full name such as "convnextv2_tiny"; ValueError names the nearest valid one."""
-    if name not in VARIANTS:
+    if not isinstance(name, str) or name not in VARIANTS:
         raise ValueError(f"unknown variant {name!r}; {nearest(str(name), VARIANTS)}")
     return VARIANTS[name]
 
@@ -87,7 +87,8 @@ def resolve_arch(arch: str | dict, version: int) -> tuple[tuple[int, ...], tuple
         sizes = [v.size for v in VARIANTS.values() if v.version == version]
         if arch not in sizes:
             raise ValueError(
-                f"unknown arch {arch!r} for ConvNeXt V{version}; {nearest(arch, sizes)}, "
+                f"unknown arch {arch!r} for ConvNeXt V{version}; "
+                f"{nearest(arch.lower().removeprefix(family + '_'), sizes)}, "
                 "or dict(depths=(...), dims=(...))"
             )
         variant = VARIANTS[f"{family}_{arch}"]
@@ -99,11 +100,20 @@ def resolve_arch(arch: str | dict, version: int) -> tuple[tuple[int, ...], tuple
     keys = set(arch)
     if keys != {"depths", "dims"} and keys != {"depths", "channels"}:
         raise ValueError(f"an arch dict has the keys depths and dims, got {sorted(map(str, keys))}")
-    depths, dims = tuple(arch["depths"]), tuple(arch.get("dims", arch.get("channels")))
-    whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in depths + dims)
-    if not depths or len(depths) != len(dims) or not whole:
+    depths, dims = arch["depths"], arch.get("dims", arch.get("channels"))
+    lists = isinstance(depths, (list, tuple)) and isinstance(dims, (list, tuple))
+    if (
+        not lists
+        or not depths
+        or len(depths) != len(dims)
+        or not all(map(_counts, [*depths, *dims]))
+    ):
         raise ValueError(
-            "depths and dims must be as many positive whole numbers each, "
-            f"got depths={depths}, dims={dims}"
+            "depths and dims must be lists of as many positive whole numbers each, one per stage, "
+            f"got depths={depths!r}, dims={dims!r}"
         )
-    return depths, dims
+    return tuple(depths), tuple(dims)
+
+
+def _counts(number) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number > 0
