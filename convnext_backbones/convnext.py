@@ -229,10 +229,9 @@ class Trunk(nn.Module):
                 f"images must have shape (N, {self.in_channels}, H, W), got {tuple(images.shape)}{fix}"
             )
         if images.shape[1] != self.in_channels:
-            last = images.shape[3] == self.in_channels
-            fix = (
-                "use images.permute(0, 3, 1, 2)" if last else "give images or in_channels that fit"
-            )
+            fix = "give images, or in_channels, that fit"
+            if images.shape[3] == self.in_channels:
+                fix = "use images.permute(0, 3, 1, 2)"
             raise ValueError(
                 f"images have {images.shape[1]} channels (shape {tuple(images.shape)}), the model "
                 f"was built with in_channels={self.in_channels}; {fix}"
@@ -243,8 +242,7 @@ class Trunk(nn.Module):
                 f"images are {images.dtype}; give normalised floating-point pixels "
                 f"({weight.dtype}), e.g. (images / 255 - mean) / std"
             )
-        autocast = torch.is_autocast_enabled(images.device.type) and images.dtype != torch.float64
-        if images.dtype != weight.dtype and not autocast:
+        if images.dtype != weight.dtype and not _autocast_takes(images):
             raise ValueError(
                 f"images are {images.dtype}, the weights {weight.dtype}; "
                 f"use images.to({weight.dtype}), or model.to({images.dtype}), or torch.autocast"
@@ -376,6 +374,12 @@ def create_backbone(name: str, **options) -> ConvNeXt:
     """The backbone of a full name in VARIANTS, e.g. create_backbone("convnextv2_tiny")."""
     variant = get_variant(name)
     return (ConvNeXtV2 if variant.version == 2 else ConvNeXt)(variant.size, **options)
+
+
+def _autocast_takes(images: Tensor) -> bool:
+    device = images.device.type
+    available = torch.amp.is_autocast_available(device)
+    return available and torch.is_autocast_enabled(device) and images.dtype != torch.float64
 
 
 def _norm_name(position: int) -> str:

@@ -5,6 +5,7 @@ MMSegmentation, MMPretrain and timm: out_indices=(0, 1, 2, 3) is stage1..stage4.
 and no index. (Hugging Face counts the stem as 0; only adapters/huggingface.py translates.)
 """
 
+import difflib
 from collections.abc import Sequence
 
 
@@ -53,7 +54,9 @@ def _checked_names(out_features, names) -> tuple[str, ...]:
         if not isinstance(name, str):
             raise TypeError(f"out_features holds {name!r}, which is no name; valid: {names}")
         if name not in names:
-            raise ValueError(f"out_features holds {name!r}; valid: {names}")
+            close = difflib.get_close_matches(name.lower(), names, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"out_features holds {name!r}; {hint}valid: {names}")
     return _checked_order("out_features", out_features, tuple(out_features), names)
 
 
@@ -66,7 +69,10 @@ def _checked_indices(out_indices, names) -> tuple[str, ...]:
     stages = names[1:]
     for index in out_indices:
         if isinstance(index, bool) or not isinstance(index, int):
-            raise TypeError(f"out_indices holds {index!r}, which is no whole number")
+            raise TypeError(
+                f"out_indices holds {index!r}, which is no whole number; "
+                f"valid: {-len(stages)}..{len(stages) - 1}"
+            )
         if not -len(stages) <= index < len(stages):
             raise ValueError(
                 f"out_indices holds {index}; valid: {-len(stages)}..{len(stages) - 1} "
@@ -79,7 +85,7 @@ def _checked_order(option, given, selected, names) -> tuple[str, ...]:
     if not selected:
         raise ValueError(f"{option} is empty; choose at least one of {names}")
     if len(set(selected)) != len(selected):
-        raise ValueError(f"{option}={tuple(given)} names a feature twice")
+        raise ValueError(f"{option}={tuple(given)} names a feature twice; name it once")
     ordered = tuple(name for name in names if name in selected)
     if selected != ordered:
         raise ValueError(
