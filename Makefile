@@ -1,0 +1,28 @@
+# make demo      set up, train a segmentor on sample data, show it        (about 10 minutes, first time)
+# make test      set up, run the tests
+# LANE=onedl     the maintained OpenMMLab forks instead of the classic releases
+LANE ?= classic
+PYTHON ?= python3
+VENV := $(if $(filter onedl,$(LANE)),.venv-onedl,.venv)
+RUN := $(VENV)/bin/python
+
+.PHONY: setup demo demo-detection test test-slow lint
+
+setup:
+	@$(PYTHON) tools/setup_environment.py --lane $(LANE)
+
+demo: setup
+	$(RUN) tools/train.py configs/ade20k_upernet_convnext_t.py --sample
+
+demo-detection: setup
+	$(RUN) tools/train.py configs/coco_mask_rcnn_convnextv2_atto.py --sample
+
+test: setup
+	$(RUN) -m pytest
+
+test-slow: setup
+	$(RUN) -m pytest -m slow
+
+lint: setup
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .

@@ -1,0 +1,60 @@
+"""ConvNeXt and ConvNeXtV2 for MMDetection, MMSegmentation and whatever else is built on MMEngine.
+
+    custom_imports = dict(imports=["convnext_backbones.adapters.openmmlab"])
+    model = dict(backbone=dict(type="ConvNeXtV2", arch="tiny", out_indices=(0, 1, 2, 3)), ...)
+
+Importing this module also replaces MMEngine's checkpoint reading for files and URLs by one that
+never executes what it reads (training/mmengine_checkpoints.py says why).
+"""
+
+try:
+    from mmengine.logging import print_log
+    from mmengine.model import initialize
+    from mmengine.registry import MODELS as MMENGINE_MODELS
+except ImportError as error:
+    raise ImportError(
+        "convnext_backbones.adapters.openmmlab needs MMEngine: pip install mmengine "
+        "(or onedl-mmengine, the maintained fork)"
+    ) from error
+
+from .. import convnext
+from ..checkpoints import load_pretrained
+from ..registry import MODELS
+from ..training.mmengine_checkpoints import register_safe_reading
+
+register_safe_reading()
+
+
+class _FromConfig:
+    """init_cfg and init_weights, as MMEngine's models have them."""
+
+    def __init__(self, arch="tiny", *, init_cfg: dict | list[dict] | None = None, **options):
+        super().__init__(arch, **options)
+        self.init_cfg = init_cfg
+        self.is_init = False
+
+    def init_weights(self) -> None:
+        """Apply init_cfg. Type Pretrained reads every layout that `load_pretrained` knows."""
+        if self.is_init or not self.init_cfg:
+            return
+        entries = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg)
+        pretrained = [entry for entry in entries if entry["type"] == "Pretrained"]
+        initialize(self, [entry for entry in entries if entry["type"] != "Pretrained"])
+        for entry in pretrained:
+            report = load_pretrained(self, entry["checkpoint"], prefix=entry.get("prefix"))
+            print_log(str(report), logger="current")
+        self.is_init = True
+
+
+# Both in MMEngine's root registry (`type="ConvNeXtV2"`) and in the scope of this package
+# (`type="convnext_backbones.ConvNeXtV2"`).
+@MMENGINE_MODELS.register_module()
+@MODELS.register_module()
+class ConvNeXt(_FromConfig, convnext.ConvNeXt):
+    __doc__ = convnext.ConvNeXt.__doc__
+
+
+@MMENGINE_MODELS.register_module()
+@MODELS.register_module()
+class ConvNeXtV2(_FromConfig, convnext.ConvNeXtV2):
+    __doc__ = convnext.ConvNeXtV2.__doc__

@@ -1,0 +1,6 @@
+"""Reading checkpoints without executing them, and loading them with a verdict."""
+
+from .loading import LoadReport, load_pretrained
+from .reading import CheckpointError, read_checkpoint
+
+__all__ = ["CheckpointError", "LoadReport", "load_pretrained", "read_checkpoint"]

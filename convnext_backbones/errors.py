@@ -1,0 +1,18 @@
+"""Errors that a user can cause and mend: one sentence, no stack trace in the command-line tools."""
+
+import contextlib
+import sys
+
+
+class UserError(ValueError):
+    """What came, what was expected and what to do."""
+
+
+@contextlib.contextmanager
+def exit_with_sentence():
+    """Turn a UserError into its sentence on stderr and exit status 2; around a tool's main()."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

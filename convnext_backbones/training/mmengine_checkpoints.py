@@ -1,0 +1,49 @@
+"""Checkpoints of MMEngine runs, read without executing them.
+
+MMEngine 0.10.7 reads with torch.load's default: on torch >= 2.6 a run's own checkpoint is refused
+(`HistoryBuffer was not an allowed global`), before that any pickle payload runs. The maintained fork
+allows `getattr` and falls back to weights_only=False. Here exactly the types that MMEngine writes
+are allowed, and everything else is refused with a sentence.
+
+Resuming also executes: Runner.resume runs the config text stored in the checkpoint as Python, to
+look up `gpu_ids`. DropStoredConfigHook takes the text out before.
+"""
+
+import numpy as np
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import HOOKS
+from mmengine.runner import CheckpointLoader
+
+from ..checkpoints import read_checkpoint
+
+# What a training checkpoint's message hub, meta and metrics consist of, beside tensors.
+WRITTEN_BY_MMENGINE = (
+    HistoryBuffer,
+    np.ndarray,
+    np.dtype,
+    np._core.multiarray._reconstruct,
+    np._core.multiarray.scalar,
+    *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "uint8", "float32", "float64")),
+)
+
+
+def read_training_checkpoint(filename: str, map_location="cpu") -> dict:
+    """A checkpoint file or URL as MMEngine's loaders return it."""
+    return read_checkpoint(filename, allowed=WRITTEN_BY_MMENGINE, map_location=map_location)
+
+
+def register_safe_reading() -> None:
+    """Make MMEngine read files and URLs through read_training_checkpoint, in this process."""
+    for prefix in ("", "http://", "https://"):
+        CheckpointLoader.register_scheme(prefix, read_training_checkpoint, force=True)
+
+
+@HOOKS.register_module()
+class DropStoredConfigHook(Hook):
+    """Take the stored config text out of a loaded checkpoint, so that resuming cannot execute it."""
+
+    priority = "VERY_HIGH"
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        checkpoint.get("meta", {}).pop("config", None)
