@@ -224,9 +224,12 @@ class Trunk(nn.Module):
                 f"{type(images).__name__}; see convnext_backbones.preprocessing for pictures"
             )
         if images.dim() != 4:
-            fix = "; add the batch dimension: images[None]" if images.dim() == 3 else ""
+            fix = (
+                "add the batch dimension: images[None]" if images.dim() == 3 else "give a 4-D batch"
+            )
             raise ValueError(
-                f"images must have shape (N, {self.in_channels}, H, W), got {tuple(images.shape)}{fix}"
+                f"images must have shape (N, {self.in_channels}, H, W), got "
+                f"{tuple(images.shape)}; {fix}"
             )
         if images.shape[1] != self.in_channels:
             fix = "give images, or in_channels, that fit"

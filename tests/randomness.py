@@ -52,5 +52,9 @@ def relative_difference(ours: Tensor, reference: Tensor) -> float:
 
 
 def _tiled(draw: Tensor, offset: int, length: int) -> Tensor:
-    repeats = (offset + length) // DRAW_LENGTH + 1
-    return draw.repeat(repeats)[offset : offset + length]
+    values, filled = draw.new_empty(length), 0
+    while filled < length:
+        piece = draw[offset : offset + length - filled]
+        values[filled : filled + len(piece)] = piece
+        filled, offset = filled + len(piece), 0
+    return values
