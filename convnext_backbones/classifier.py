@@ -63,6 +63,8 @@ class ConvNeXtClassifier(Trunk):
             raise ValueError(f"version must be 1 or 2, got {version!r}")
         if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
             raise ValueError(f"num_classes must be a whole number from 0 on, got {num_classes!r}")
+        if not isinstance(norm_eps, (int, float)) or not norm_eps > 0:
+            raise ValueError(f"norm_eps must be a positive number, got {norm_eps!r}")
         depths, dims = resolve_arch(arch, version)
         super().__init__(
             depths,
@@ -105,8 +107,14 @@ class ConvNeXtClassifier(Trunk):
 
 def classification_loss(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """The loss that the labels' type and the number of classes call for; see forward."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(
+            f"labels must be a tensor, got a {type(labels).__name__}; write torch.tensor(labels)"
+        )
     if num_classes == 0:
-        raise ValueError("labels were given, but the classifier has no head (num_classes=0)")
+        raise ValueError(
+            "labels were given, but the classifier has no head (num_classes=0); give num_classes"
+        )
     if num_classes == 1:
         if labels.numel() != logits.numel():
             raise ValueError(
@@ -125,7 +133,7 @@ def classification_loss(logits: Tensor, labels: Tensor, num_classes: int) -> Ten
             f"float labels must have shape {tuple(logits.shape)}, got {tuple(labels.shape)}; "
             "class numbers are given as integers (N,)"
         )
-    return F.binary_cross_entropy_with_logits(logits, labels)
+    return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
 
 
 def create_classifier(name: str, **options) -> ConvNeXtClassifier:

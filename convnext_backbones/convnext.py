@@ -417,6 +417,8 @@ _ELSEWHERE = {
     "in_chans": "write in_channels",
     "dims": "write arch=dict(depths=..., dims=...)",
     "depths": "write arch=dict(depths=..., dims=...)",
+    "num_labels": "write num_classes",
+    "layer_norm_eps": "write norm_eps, which the classifier's final norm has",
     "hidden_sizes": "write arch=dict(depths=..., dims=...)",
     "use_grn": "GRN is what ConvNeXtV2 has and ConvNeXt has not",
     "gap_before_final_norm": "leave it out: a dense backbone returns maps",
