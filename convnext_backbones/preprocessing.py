@@ -1,0 +1,111 @@
+"""Pictures to the classifier's input: the ImageNet evaluation transform of the official models.
+
+Below 384 pixels the shortest edge is resized to image_size / crop_pct and the centre cut out; from
+384 on the whole picture is warped to a square. Pixels come out as Hugging Face's
+ConvNextImageProcessor gives them with the same options. (Its own default mean and std are 0.5; the
+official checkpoints, and the defaults here, have ImageNet's.)
+"""
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from .variants import nearest
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+WARP_FROM = 384  # pixels
+
+
+class EvaluationTransform(nn.Module):
+    """A PIL image or a tensor to normalised float32 pixels, (3, image_size, image_size).
+
+    A PIL image of any mode is taken as RGB. A tensor is (3, H, W) or (N, 3, H, W): uint8 in 0..255,
+    or floating point in 0..1, which is not divided by 255 again.
+
+    Args:
+        image_size: height and width of the output, in pixels.
+        crop_pct: the part of the resized shortest edge that is kept, below 384 pixels.
+        mean, std: of each channel, for pixels in 0..1.
+        interpolation: of the resizing, with antialiasing.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        *,
+        crop_pct: float = 224 / 256,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+        interpolation: InterpolationMode | str = "bicubic",
+    ):
+        super().__init__()
+        if not isinstance(image_size, int) or isinstance(image_size, bool) or image_size < 1:
+            raise ValueError(f"image_size must be a positive whole number, got {image_size!r}")
+        if not isinstance(crop_pct, (int, float)) or not 0 < crop_pct <= 1:
+            raise ValueError(f"crop_pct must be above 0 and at most 1, got {crop_pct!r}")
+        if len(mean) != len(std) or not all(s > 0 for s in std):
+            raise ValueError(
+                "mean and std must have one number per channel, std above 0, "
+                f"got mean={mean!r}, std={std!r}"
+            )
+        self.image_size, self.crop_pct = image_size, crop_pct
+        self.mean, self.std = list(mean), list(std)
+        modes = [mode.value for mode in InterpolationMode]
+        if interpolation not in [*InterpolationMode, *modes]:
+            raise ValueError(
+                f"unknown interpolation {interpolation!r}; {nearest(str(interpolation), modes)}"
+            )
+        self.interpolation = InterpolationMode(interpolation)
+
+    @torch.no_grad()
+    def forward(self, image) -> Tensor:
+        image = image if isinstance(image, Tensor) else _tensor_of_pil(image)
+        self._check(image)
+        if image.is_floating_point():
+            image = image.float()
+        image = self._resize_and_crop(image)
+        image = F.to_dtype(image, torch.float32, scale=True)  # leaves floating-point pixels alone
+        return F.normalize(image, self.mean, self.std)
+
+    def _resize_and_crop(self, image: Tensor) -> Tensor:
+        size = self.image_size
+        if size >= WARP_FROM:
+            return F.resize(image, [size, size], self.interpolation)
+        image = F.resize(image, [int(size / self.crop_pct)], self.interpolation)
+        # torchvision's center_crop rounds half pixels to even; these pixels round them down.
+        top, left = ((n - size) // 2 for n in image.shape[-2:])
+        return F.crop(image, top, left, size, size)
+
+    def _check(self, image: Tensor) -> None:
+        channels = len(self.mean)
+        shape = tuple(image.shape)
+        if image.dim() not in (3, 4) or shape[-3] != channels:
+            raise ValueError(
+                f"a tensor must be ({channels}, H, W) or (N, {channels}, H, W), got {shape}; "
+                "for (H, W, C) use image.permute(2, 0, 1)"
+            )
+        if min(shape[-2:]) == 0:
+            raise ValueError(f"the image is {shape[-2]}x{shape[-1]}; give one with pixels")
+        if image.is_floating_point():
+            if image.numel() and image.max() > 1.5:
+                raise ValueError(
+                    f"floating-point pixels must be in 0..1, found {image.max().item():.5g}; "
+                    "divide by 255, or give uint8"
+                )
+        elif image.dtype != torch.uint8:
+            raise ValueError(
+                f"pixels must be uint8 in 0..255 or floating point in 0..1, got {image.dtype}; "
+                "use image.to(torch.uint8)"
+            )
+
+
+def _tensor_of_pil(image) -> Tensor:
+    try:
+        return F.pil_to_tensor(image.convert("RGB"))
+    except (AttributeError, TypeError) as error:
+        raise TypeError(
+            f"image must be a PIL image or a tensor, got a {type(image).__name__}; for an (H, W, 3) "
+            "array use torch.from_numpy(array).permute(2, 0, 1)"
+        ) from error
