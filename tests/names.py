@@ -73,7 +73,7 @@ def peer_name(name: str, table) -> str:
 
 
 def share_random_weights(ours: nn.Module, peer: nn.Module, table, dtype: torch.dtype) -> None:
-    """Give both models, built on the meta device, the same random weights in the same memory.
+    """Give both models (the meta device will do) the same random weights in the same memory.
 
     Every name of the peer must be used, every one of ours be given. Shapes differ in ones only
     (GRN as (1, 1, 1, 4C), pointwise convolutions), so that a view does.
