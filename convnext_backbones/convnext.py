@@ -41,12 +41,13 @@ class GRN(nn.Module):
         super().__init__()
         self.gamma = nn.Parameter(torch.zeros(dim))
         self.beta = nn.Parameter(torch.zeros(dim))
+        self.eps = EPS  # an attribute: torch.compile cannot lift a global float into a checkpoint
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x if x.dtype == torch.float64 else x.float()
         energy = wide.square().sum(dim=(1, 2), keepdim=True)
         norm = energy.clamp_min(1e-30).sqrt()  # the clamp keeps the gradient of an all-zero map 0
-        relative = norm / (norm.mean(dim=-1, keepdim=True) + EPS)  # (N, 1, 1, C)
+        relative = norm / (norm.mean(dim=-1, keepdim=True) + self.eps)  # (N, 1, 1, C)
         scale = 1 + self.gamma * relative  # gamma * (x * relative) + beta + x, in one multiply
         return x * scale.to(x.dtype) + self.beta.to(x.dtype)
 
