@@ -4,11 +4,27 @@ import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(
     r'^__version__ = "(.+)"$', (ROOT / "convnext_backbones" / "__init__.py").read_text(), re.M
 ).group(1)
+
+
+class BuildWithConfigs(build_py):
+    """Carry configs/ as convnext_backbones/.mim/configs, where MMEngine looks for
+    `_base_ = "convnext_backbones::ade20k_upernet_convnext_t.py"`."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        for config in (ROOT / "configs").rglob("*.py"):
+            target = Path(self.build_lib, "convnext_backbones", ".mim", config.relative_to(ROOT))
+            self.mkpath(str(target.parent))
+            self.copy_file(str(config), str(target))
+
 
 setup(
     name="convnext_backbones",
@@ -18,6 +34,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
+    cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["convnext_backbones", "convnext_backbones.*"]),
     install_requires=["torch>=2.4", "torchvision", "safetensors"],
     extras_require={

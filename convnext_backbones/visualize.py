@@ -55,10 +55,11 @@ def draw_label_map(
             text += f", score {confidence[inside].mean():.2f}"
         legend.append((tuple(palette[k]), text))
     canvas, factor = enlarged(image)
-    masks = np.stack([labels == k for k in present]) if present else np.zeros((0, *labels.shape))
-    masks = masks.astype(bool).repeat(factor, axis=1).repeat(factor, axis=2)
+    if not present:
+        return canvas
+    masks = np.stack([labels == k for k in present]).repeat(factor, axis=1).repeat(factor, axis=2)
     drawn = draw_segmentation_masks(
-        _tensor(canvas), torch.from_numpy(masks), alpha=0.55, colors=[c for c, _ in legend] or None
+        _tensor(canvas), torch.from_numpy(masks), alpha=0.55, colors=[c for c, _ in legend]
     )
     return _with_legend(_array(drawn), legend)
 
@@ -148,7 +149,7 @@ def _with_legend(image: np.ndarray, legend) -> np.ndarray:
 
 
 def _tensor(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return torch.from_numpy(image.copy()).permute(2, 0, 1)
 
 
 def _array(image: torch.Tensor) -> np.ndarray:

@@ -17,6 +17,8 @@ except ImportError as error:
         "(or onedl-mmengine, the maintained fork)"
     ) from error
 
+from torch import Tensor
+
 from .. import convnext
 from ..checkpoints import load_pretrained
 from ..registry import MODELS
@@ -25,13 +27,18 @@ from ..training.mmengine_checkpoints import register_safe_reading
 register_safe_reading()
 
 
-class _FromConfig:
-    """init_cfg and init_weights, as MMEngine's models have them."""
+class _ForMMEngine:
+    """init_cfg and init_weights, as MMEngine's models have them, and maps that mmcv can read."""
 
     def __init__(self, arch="tiny", *, init_cfg: dict | list[dict] | None = None, **options):
         super().__init__(arch, **options)
         self.init_cfg = init_cfg
         self.is_init = False
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """As the backbone's, but contiguous: mmcv's RoIAlign reads memory as NCHW without asking,
+        so that channels-last maps give it wrong features and no error (mmcv 2.1.0, onedl 2.3.6)."""
+        return tuple(x.contiguous() for x in super().forward(images))
 
     def init_weights(self) -> None:
         """Apply init_cfg. Type Pretrained reads every layout that `load_pretrained` knows."""
@@ -50,11 +57,11 @@ class _FromConfig:
 # (`type="convnext_backbones.ConvNeXtV2"`).
 @MMENGINE_MODELS.register_module()
 @MODELS.register_module()
-class ConvNeXt(_FromConfig, convnext.ConvNeXt):
+class ConvNeXt(_ForMMEngine, convnext.ConvNeXt):
     __doc__ = convnext.ConvNeXt.__doc__
 
 
 @MMENGINE_MODELS.register_module()
 @MODELS.register_module()
-class ConvNeXtV2(_FromConfig, convnext.ConvNeXtV2):
+class ConvNeXtV2(_ForMMEngine, convnext.ConvNeXtV2):
     __doc__ = convnext.ConvNeXtV2.__doc__

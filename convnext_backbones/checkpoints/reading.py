@@ -1,6 +1,7 @@
 """From a path or URL to a dictionary of tensors; nothing in the file is executed."""
 
 import pickle
+import re
 from pathlib import Path
 from urllib.error import URLError
 
@@ -64,15 +65,16 @@ def _read_url(url: str, allowed: tuple, map_location) -> dict:
 
 def _cause(path: Path | None, error: Exception) -> str:
     """Why a file could not be read, in a sentence."""
-    start = path.open("rb").read(64).lstrip().lower() if path else b""
+    start = b""
+    if path:
+        with path.open("rb") as file:
+            start = file.read(64).lstrip().lower()
     if start.startswith((b"<!doctype", b"<html")):
         return "is a web page, not a checkpoint; the download link led to a page"
-    if "weights only load failed" in str(error).lower() or "unsupported" in str(error).lower():
-        first = str(error).strip().splitlines()
-        named = next((line.strip() for line in first if "GLOBAL" in line or "global" in line), "")
+    global_named = re.search(r"GLOBAL (\S+)", str(error))
+    if global_named:
         return (
-            "holds Python objects beside tensors, which could run code, and is refused"
-            + (f" ({named})" if named else "")
-            + "; save only its state_dict"
+            f"holds a Python object ({global_named[1]}) beside tensors, which could run code, and is "
+            "refused; save only its state_dict"
         )
     return f"is damaged or no checkpoint ({type(error).__name__}: {str(error).splitlines()[0]})"

@@ -88,7 +88,7 @@ def shrink_segmentation(cfg, root: Path) -> list[str]:
 
 def shrink_detection(cfg, root: Path) -> list[str]:
     """Change a COCO Mask R-CNN config in place; returns a line for each change."""
-    epochs, batch, width = 40, 4, 64
+    epochs, batch, width = 20, 4, 64
     metainfo = dict(classes=SHAPES, palette=[OVERLAYS[name] for name in SHAPES])
     size = (192, 192)
     train = [

@@ -1,0 +1,84 @@
+"""Who may import whom, and what the wheel carries."""
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "convnext_backbones"
+FRAMEWORKS = {"mmengine", "mmcv", "mmdet", "mmseg", "detectron2", "timm", "transformers"}
+ANYONE = set(sys.stdlib_module_names)
+
+# module or folder -> what it may import beside the standard library and the package itself
+ALLOWED = {
+    "variants.py": set(),
+    "selection.py": set(),
+    "errors.py": set(),
+    "layer_decay.py": set(),
+    "convnext.py": {"torch"},
+    "classifier.py": {"torch"},
+    "preprocessing.py": {"torch", "torchvision", "PIL"},
+    "kernels": {"torch", "triton"},
+    "checkpoints": {"torch", "safetensors"},
+    "registry.py": {"mmengine"},
+    "adapters/openmmlab.py": {"torch", "mmengine"},
+    "adapters/huggingface.py": {"torch"},
+    "sample_data.py": {"numpy", "PIL", "pycocotools", "shapely"},
+    "visualize.py": {"numpy", "PIL", "torch", "torchvision", "matplotlib"},
+    "training/mmengine_checkpoints.py": {"numpy", "mmengine"},
+    "training/openmmlab.py": {"numpy", "torch", "PIL", "mmengine", "mmdet", "mmseg"},
+    "training/sample.py": {"tqdm"},
+    "training/report.py": {"matplotlib", "rich"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of the absolute imports in a file."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_a_module_imports_only_what_its_place_allows(path):
+    place = str(path.relative_to(PACKAGE))
+    if path.name == "__init__.py":
+        allowed = set()
+    else:
+        rule = next((r for r in ALLOWED if place == r or place.startswith(f"{r}/")), None)
+        assert rule, f"{place} has no rule here: add what it may import"
+        allowed = ALLOWED[rule]
+    assert imported(path) - ANYONE <= allowed
+
+
+def test_importing_the_package_imports_no_framework():
+    code = "import sys, convnext_backbones; print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout.split()
+    assert "convnext_backbones.convnext" in modules
+    assert FRAMEWORKS.isdisjoint(modules)
+
+
+def test_the_wheel_carries_the_configs(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation",
+         "-w", tmp_path, ROOT],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    for config in (ROOT / "configs").rglob("*.py"):
+        inside = f"convnext_backbones/.mim/configs/{config.relative_to(ROOT / 'configs')}"
+        assert inside in names
+    assert "convnext_backbones/convnext.py" in names
+    assert not any(name.startswith(("tests/", "tools/")) for name in names)
