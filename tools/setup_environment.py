@@ -82,10 +82,10 @@ def step(text, expected):
 
 def check_machine(environment):
     """Name what is missing before anything is downloaded."""
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 11):
         raise SetupError(
-            f"this is Python {sys.version.split()[0]}; 3.10 or newer is needed. "
-            "Run with another interpreter: make setup PYTHON=python3.11"
+            f"this is Python {sys.version.split()[0]}; the pins need 3.11 or newer. "
+            "Run with another interpreter: make setup PYTHON=python3.12"
         )
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
