@@ -31,7 +31,7 @@ ALLOWED = {
     "visualize.py": {"numpy", "PIL", "torch", "torchvision", "matplotlib"},
     "training/mmengine_checkpoints.py": {"numpy", "mmengine"},
     "training/openmmlab.py": {"numpy", "torch", "PIL", "mmengine", "mmdet", "mmseg"},
-    "training/sample.py": {"tqdm"},
+    "training/sample.py": {"filelock", "tqdm"},
     "training/report.py": {"matplotlib", "rich"},
 }
 

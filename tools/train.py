@@ -74,7 +74,8 @@ def finish(runner, args, work_dir: Path):
     )
     checkpoint = (work_dir / "last_checkpoint").read_text().strip()
     config = work_dir / Path(args.config).name
-    print(f"curves:      {curves}")
+    if curves:
+        print(f"curves:      {curves}")
     print(f"predictions: {pictures}")
     print(f"checkpoint:  {checkpoint}")
     print(f"evaluate:    python tools/test.py {config} {checkpoint}")

@@ -9,6 +9,8 @@ Resuming also executes: Runner.resume runs the config text stored in the checkpo
 look up `gpu_ids`. DropStoredConfigHook takes the text out before.
 """
 
+import pickle
+
 import numpy as np
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
@@ -17,9 +19,18 @@ from mmengine.runner import CheckpointLoader
 
 from ..checkpoints import read_checkpoint
 
+
+def _statistics_method(owner, name: str):
+    """Stands in for getattr, by which a pickled HistoryBuffer names its own statistics methods."""
+    if owner is not HistoryBuffer or name.startswith("_"):
+        raise pickle.UnpicklingError(f"GLOBAL getattr of {name!r} is not what MMEngine writes")
+    return getattr(owner, name)
+
+
 # What a training checkpoint's message hub, meta and metrics consist of, beside tensors.
 WRITTEN_BY_MMENGINE = (
     HistoryBuffer,
+    (_statistics_method, "builtins.getattr"),
     np.ndarray,
     np.dtype,
     np._core.multiarray._reconstruct,

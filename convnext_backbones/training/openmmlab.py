@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.dist import is_main_process
+from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
@@ -47,7 +49,13 @@ TALKATIVE = (
 
 
 class QuietRunner(Runner):
-    """Runner whose console leaves out what is in the log file anyway."""
+    """MMEngine's runner, with a console that leaves out what is in the log file anyway, and with
+    several processes on CPUs."""
+
+    def wrap_model(self, model_wrapper_cfg, model):
+        if self.distributed and not torch.cuda.is_available():
+            return MMDistributedDataParallel(model, broadcast_buffers=False)
+        return super().wrap_model(model_wrapper_cfg, model)
 
     def build_logger(self, *args, **kwargs):
         logger = super().build_logger(*args, **kwargs)
@@ -136,10 +144,15 @@ def fit_to_device(cfg: Config, launcher: str = "none") -> None:
             cfg.optim_wrapper.pop(key, None)
         changes.append("mixed precision -> float32 (no GPU)")
     if launcher != "none" and not cuda:
-        cfg.env_cfg.dist_cfg.backend = "gloo"
-        cfg.model_wrapper_cfg = dict(type="MMDistributedDataParallel", broadcast_buffers=False)
+        if launcher != "pytorch":
+            raise UserError(
+                f"--launcher {launcher} needs GPUs; on CPUs start torchrun with pytorch"
+            )
+        # MMEngine's own start-up sets a CUDA device; a group that is already there it takes as it is
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("gloo")
         changes.append("nccl -> gloo")
-    if changes:
+    if changes and is_main_process():
         device = "GPU" if cuda else "CPU"
         print(f"on this {device}, {'one process' if launcher == 'none' else launcher}: "
               + "; ".join(changes))  # fmt: skip

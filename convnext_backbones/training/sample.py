@@ -4,9 +4,9 @@ The backbone stays as the config has it; heads, pictures, schedule and class cou
 """
 
 import json
-import os
 from pathlib import Path
 
+from filelock import FileLock
 from tqdm import tqdm
 
 from ..sample_data import OVERLAYS, PALETTE, SEGMENTATION_CLASSES, SHAPES, make_sample_data
@@ -19,14 +19,14 @@ def ensure_sample_data(root: Path = SAMPLE_ROOT) -> Path:
     """The sample data at `root`, written now unless it is there whole."""
     made_of = {"train": TRAIN, "val": VAL, "seed": SEED, "version": 1}
     stamp = root / "sample.json"
-    if not stamp.exists() or json.loads(stamp.read_text()) != made_of:
-        make_sample_data(
-            root, train=TRAIN, val=VAL, seed=SEED,
-            progress=lambda jobs: tqdm(jobs, desc=f"writing sample data to {root}"),
-        )  # fmt: skip
-        part = root / f"sample.json.{os.getpid()}"
-        part.write_text(json.dumps(made_of))
-        part.rename(stamp)
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".lock"):  # several processes may start at once
+        if not stamp.exists() or json.loads(stamp.read_text()) != made_of:
+            make_sample_data(
+                root, train=TRAIN, val=VAL, seed=SEED,
+                progress=lambda jobs: tqdm(jobs, desc=f"writing sample data to {root}"),
+            )  # fmt: skip
+            stamp.write_text(json.dumps(made_of))
     return root
 
 
