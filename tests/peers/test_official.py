@@ -1,0 +1,95 @@
+"""Every variant against the official code, where it can be had.
+
+    git clone https://github.com/facebookresearch/ConvNeXt
+    git clone https://github.com/facebookresearch/ConvNeXt-V2
+    CONVNEXT_OFFICIAL=. pytest tests/peers/test_official.py
+
+CONVNEXT_OFFICIAL names the folder that holds both clones; without it the tests are skipped.
+"""
+
+import importlib.util
+import os
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from names import share_random_weights
+from randomness import random_images, relative_difference
+
+from convnext_backbones import VARIANTS, create_classifier
+
+FOLDER = os.environ.get("CONVNEXT_OFFICIAL")
+pytestmark = pytest.mark.skipif(FOLDER is None, reason="CONVNEXT_OFFICIAL is not set")
+
+
+@pytest.fixture(scope="module")
+def official():
+    """Version to the official class. What it imports and dense models do not use is left empty."""
+    import timm.layers
+
+    stand_ins = {
+        "timm.models.layers": vars(timm.layers),
+        "timm.models.registry": {"register_model": lambda function: function},
+        "MinkowskiEngine": {"SparseTensor": None},
+    }
+    before = {name: sys.modules.get(name) for name in stand_ins}
+    for name, content in stand_ins.items():
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name]).update(content)
+    v1 = load(Path(FOLDER, "ConvNeXt", "models", "convnext.py"), "official_v1")
+    package = types.ModuleType("official_v2")
+    package.__path__ = [str(Path(FOLDER, "ConvNeXt-V2", "models"))]
+    sys.modules["official_v2"] = package
+    v2 = load(Path(FOLDER, "ConvNeXt-V2", "models", "convnextv2.py"), "official_v2.convnextv2")
+    yield {1: v1.ConvNeXt, 2: v2.ConvNeXtV2}
+    for name, module in before.items():
+        if module is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = module
+
+
+def load(path, name):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pair(official, name, drop_path_rate=0.0):
+    variant = VARIANTS[name]
+    # The official constructors read their drop path rates off a tensor, which has to have values.
+    peer = official[variant.version](
+        depths=variant.depths, dims=variant.dims, drop_path_rate=drop_path_rate
+    )
+    with torch.device("meta"):
+        ours = create_classifier(name, drop_path_rate=drop_path_rate)
+    share_random_weights(ours, peer, (), torch.float64)  # the names are the same
+    return ours, peer
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_features_and_logits_equal_the_official_code(official, name):
+    ours, peer = pair(official, name)
+    images = random_images(1, 3, 33, 47, dtype=torch.float64)
+    with torch.no_grad():
+        pooled = ours.forward_features(images).pooler_output
+        assert relative_difference(pooled, peer.forward_features(images)) <= 1e-9
+        assert relative_difference(ours(images), peer(images)) <= 1e-9
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "convnextv2_atto"])
+def test_training_with_drop_path_equals_the_official_code(official, name):
+    ours, peer = pair(official, name, drop_path_rate=0.5)
+    images = random_images(4, 3, 64, 64, dtype=torch.float64)
+    weights = random_images(4, 1000, dtype=torch.float64, seed=2)
+    for model in (ours, peer):
+        model.train()
+        torch.manual_seed(11)
+        (model(images) * weights).sum().backward()
+    theirs = dict(peer.named_parameters())
+    for parameter_name, parameter in ours.named_parameters():
+        expected = theirs[parameter_name].grad.reshape(parameter.shape)
+        assert relative_difference(parameter.grad, expected) <= 1e-9, parameter_name
