@@ -88,7 +88,7 @@ def shrink_segmentation(cfg, root: Path) -> list[str]:
 
 def shrink_detection(cfg, root: Path) -> list[str]:
     """Change a COCO Mask R-CNN config in place; returns a line for each change."""
-    epochs, batch, width = 20, 4, 64
+    epochs, batch, width = 16, 4, 64
     metainfo = dict(classes=SHAPES, palette=[OVERLAYS[name] for name in SHAPES])
     size = (192, 192)
     train = [
@@ -130,7 +130,7 @@ def shrink_detection(cfg, root: Path) -> list[str]:
         dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
         dict(
             type="MultiStepLR", by_epoch=True, begin=0, end=epochs, gamma=0.1,
-            milestones=[epochs * 3 // 4, epochs * 11 // 12],
+            milestones=[epochs * 3 // 4, epochs * 7 // 8],
         ),
     ]  # fmt: skip
     cfg.default_hooks.checkpoint.interval = epochs // 4

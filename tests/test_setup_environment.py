@@ -1,0 +1,91 @@
+"""The set-up names what is missing before it downloads anything."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SPEC = importlib.util.spec_from_file_location("setup_env", ROOT / "tools/setup_environment.py")
+setup_env = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(setup_env)
+
+
+@pytest.fixture
+def environment(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup_env, "ROOT", tmp_path)
+    return setup_env.Environment("classic")
+
+
+def test_a_missing_compiler_is_named(environment, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(setup_env.SetupError, match=r"no C\+\+ compiler \(no-such-compiler\)"):
+        setup_env.check_machine(environment)
+
+
+def test_a_full_disk_is_named(environment, monkeypatch):
+    usage = shutil.disk_usage(ROOT)._replace(free=2**30)
+    monkeypatch.setattr(setup_env.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(setup_env.SetupError, match=r"1\.0 GiB are free .* about 9 GiB are needed"):
+        setup_env.check_machine(environment)
+
+
+def test_missing_python_headers_are_named(environment, monkeypatch, tmp_path):
+    monkeypatch.setattr(setup_env.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    with pytest.raises(setup_env.SetupError, match="Python's headers are missing"):
+        setup_env.check_machine(environment)
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [(None, "set DETECTRON2="), ("/nowhere", "no setup.py"), ("file:///nowhere.git", "reached")],
+)
+def test_an_absent_detectron2_is_one_line(monkeypatch, tmp_path, named, words):
+    monkeypatch.setattr(setup_env, "CACHE", tmp_path)
+    monkeypatch.delenv("DETECTRON2", raising=False)
+    if named:
+        monkeypatch.setenv("DETECTRON2", named)
+    source, reason = setup_env.find_detectron2()
+    assert source is None
+    assert words in reason
+
+
+def test_a_failing_step_shows_the_end_of_its_log(environment):
+    environment.folder.mkdir()
+    with pytest.raises(setup_env.SetupError, match="the reason it failed"):
+        environment.run(sys.executable, "-c", "raise SystemExit('the reason it failed')")
+
+
+def test_every_pin_is_exact():
+    for file in setup_env.REQUIREMENTS.glob("*.txt"):
+        for line in file.read_text().splitlines():
+            assert line.startswith("#") or "==" in line, f"{file.name}: {line}"
+
+
+def test_merged_mmcv_units_hold_every_operator_once(tmp_path):
+    folder = tmp_path / "mmcv/ops/csrc/pytorch"
+    (folder / "cpu").mkdir(parents=True)
+    for name in ("nms.cpp", "roi_align.cpp", "cpu/nms.cpp", "cpu/psamask.cpp", "cpu/roi_align.cpp",
+                 "cpu/voxelization.cpp"):  # fmt: skip
+        (folder / name).write_text("")
+    setup_env.merge_mmcv_sources(tmp_path)
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*.cpp")}
+    assert left == {"all_operators.cpp", "cpu/all_operators.cpp", "cpu/roi_align.cpp"}
+    unit = (folder / "cpu/all_operators.cpp").read_text().splitlines()
+    assert [line.split('"')[1] for line in unit[1:]] == [
+        "nms.cpp.inc", "voxelization.cpp.inc", "psamask.cpp.inc",
+    ]  # fmt: skip
+    assert all((folder / "cpu" / line.split('"')[1]).exists() for line in unit[1:])
+
+
+def test_a_finished_environment_is_left_alone(environment, monkeypatch, capsys):
+    shutil.copy(ROOT / "setup.py", setup_env.ROOT)
+    detectron2, _ = setup_env.find_detectron2()
+    environment.folder.mkdir()
+    environment.stamp.write_text(setup_env.wanted_stamp("classic", detectron2))
+    monkeypatch.setattr(setup_env, "make_environment", None)  # must not be called
+    monkeypatch.setattr(sys, "argv", ["setup_environment.py"])
+    assert setup_env.main() == 0
+    assert "up to date" in capsys.readouterr().out
