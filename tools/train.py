@@ -65,8 +65,7 @@ def finish(runner, args, work_dir: Path):
     """The metrics in one table, the curves and some predictions; name the files."""
     _, validation = report.read_scalars(work_dir)
     if validation:
-        last = validation[-1]
-        report.print_metrics(report.metrics_of(last), f"validation after {last['at']} iterations")
+        report.print_metrics(report.metrics_of(validation[-1]), "last validation")
     curves = report.save_curves(work_dir)
     rows = run.prediction_rows(runner, count=4)
     pictures = save_grid(

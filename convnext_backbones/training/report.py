@@ -52,7 +52,8 @@ def metrics_of(record: dict) -> dict[str, float]:
 
 def print_metrics(metrics: dict[str, float], title: str) -> None:
     """One table."""
-    table = Table("metric", "value", title=title)
+    print(f"{title}:")
+    table = Table("metric", "value")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.2f}" if name.endswith("(%)") else f"{value:.3f}")
     Console().print(table)
