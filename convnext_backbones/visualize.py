@@ -91,10 +91,9 @@ def draw_instances(
     if scores is not None:
         names = [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
     if masks is not None:
-        masks = np.asarray(masks, bool).repeat(factor, axis=1).repeat(factor, axis=2)
-        tensor = draw_segmentation_masks(
-            tensor, torch.from_numpy(masks), alpha=0.45, colors=colours
-        )
+        masks = torch.from_numpy(np.asarray(masks, bool).repeat(factor, 1).repeat(factor, 2))
+        for mask, colour in zip(masks.flip(0), reversed(colours), strict=True):  # the best on top
+            tensor = draw_segmentation_masks(tensor, mask, alpha=0.45, colors=colour)
     boxes = np.asarray(boxes, np.float32) * factor
     boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
     drawn = draw_bounding_boxes(

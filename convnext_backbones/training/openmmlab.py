@@ -274,7 +274,7 @@ def prediction_rows(runner: Runner, count: int, score_threshold: float = 0.3) ->
         meta = dataset.metainfo
         rows.append(
             [
-                image,
+                enlarged(image)[0],
                 draw_truth(image, sample, meta),
                 draw_prediction(image, sample, meta, score_threshold),
             ]
