@@ -13,15 +13,14 @@ VERSION = re.search(
 
 
 class BuildWithConfigs(build_py):
-    """Carry configs/ as convnext_backbones/.mim/configs, where MMEngine looks for
-    `_base_ = "convnext_backbones::ade20k_upernet_convnext_t.py"`."""
+    """Carry configs/ as convnext_backbones/configs."""
 
     def run(self):
         super().run()
         if self.editable_mode:
             return
         for config in (ROOT / "configs").rglob("*.py"):
-            target = Path(self.build_lib, "convnext_backbones", ".mim", config.relative_to(ROOT))
+            target = Path(self.build_lib, "convnext_backbones", config.relative_to(ROOT))
             self.mkpath(str(target.parent))
             self.copy_file(str(config), str(target))
 

@@ -78,7 +78,7 @@ def test_the_wheel_carries_the_configs(tmp_path):
     )  # fmt: skip
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     for config in (ROOT / "configs").rglob("*.py"):
-        inside = f"convnext_backbones/.mim/configs/{config.relative_to(ROOT / 'configs')}"
+        inside = f"convnext_backbones/configs/{config.relative_to(ROOT / 'configs')}"
         assert inside in names
     assert "convnext_backbones/convnext.py" in names
     assert not any(name.startswith(("tests/", "tools/")) for name in names)

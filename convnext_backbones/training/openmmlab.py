@@ -23,7 +23,7 @@ from PIL import Image
 
 from ..adapters import openmmlab  # noqa: F401  (registers the backbones and safe reading)
 from ..errors import UserError
-from ..visualize import draw_instances, draw_label_map, palette_of
+from ..visualize import draw_instances, draw_label_map, enlarged, palette_of
 from .mmengine_checkpoints import read_training_checkpoint
 from .sample import ensure_sample_data, shrink_detection, shrink_segmentation
 
