@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .convnext import EPS, Trunk, refuse_unknown_options
+from .convnext import EPS, Trunk
+from .refusals import refuse_unknown_options
 from .variants import get_variant, resolve_arch
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .refusals import check_images, check_options, refuse_unknown_options
 from .selection import feature_names, select_features
-from .variants import get_variant, nearest, resolve_arch
+from .variants import get_variant, resolve_arch
 
 EPS = 1e-6  # of every LayerNorm and GRN
 
@@ -155,7 +156,7 @@ class Trunk(nn.Module):
         with_cp: bool,
     ):
         super().__init__()
-        _check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_value)
+        check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_value)
         self.depths, self.dims, self.version = depths, dims, version
         self.in_channels, self.with_cp = in_channels, with_cp
         strides = [patch_size * 2**i for i in range(len(depths))]
@@ -201,7 +202,7 @@ class Trunk(nn.Module):
 
     def stage_maps(self, images: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) images to the maps of the stem and of every built stage."""
-        self._check_images(images)
+        check_images(images, self.downsample_layers[0][0], self.feature_strides[len(self.stages)])
         x = images.contiguous(memory_format=torch.channels_last)
         x = self.downsample_layers[0](x)
         maps = [x]
@@ -215,48 +216,6 @@ class Trunk(nn.Module):
                     x = block(x)
             maps.append(x)
         return maps
-
-    def _check_images(self, images: Tensor) -> None:
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.jit.is_scripting():
-            return  # shapes and types are symbols there
-        if not isinstance(images, Tensor):
-            raise TypeError(
-                f"images must be a tensor of shape (N, {self.in_channels}, H, W), got a "
-                f"{type(images).__name__}; see convnext_backbones.preprocessing for pictures"
-            )
-        if images.dim() != 4:
-            fix = (
-                "add the batch dimension: images[None]" if images.dim() == 3 else "give a 4-D batch"
-            )
-            raise ValueError(
-                f"images must have shape (N, {self.in_channels}, H, W), got "
-                f"{tuple(images.shape)}; {fix}"
-            )
-        if images.shape[1] != self.in_channels:
-            fix = "give images, or in_channels, that fit"
-            if images.shape[3] == self.in_channels:
-                fix = "use images.permute(0, 3, 1, 2)"
-            raise ValueError(
-                f"images have {images.shape[1]} channels (shape {tuple(images.shape)}), the model "
-                f"was built with in_channels={self.in_channels}; {fix}"
-            )
-        weight = self.downsample_layers[0][0].weight
-        if not images.is_floating_point():
-            raise ValueError(
-                f"images are {images.dtype}; give normalised floating-point pixels "
-                f"({weight.dtype}), e.g. (images / 255 - mean) / std"
-            )
-        if images.dtype != weight.dtype and not _autocast_takes(images):
-            raise ValueError(
-                f"images are {images.dtype}, the weights {weight.dtype}; "
-                f"use images.to({weight.dtype}), or model.to({images.dtype}), or torch.autocast"
-            )
-        smallest = self.feature_strides[len(self.stages)]
-        if min(images.shape[2:]) < smallest:
-            raise ValueError(
-                f"images are {images.shape[2]}x{images.shape[3]}; this network needs at least "
-                f"{smallest}x{smallest} pixels: resize or pad"
-            )
 
 
 class ConvNeXt(Trunk):
@@ -380,12 +339,6 @@ def create_backbone(name: str, **options) -> ConvNeXt:
     return (ConvNeXtV2 if variant.version == 2 else ConvNeXt)(variant.size, **options)
 
 
-def _autocast_takes(images: Tensor) -> bool:
-    device = images.device.type
-    available = torch.amp.is_autocast_available(device)
-    return available and torch.is_autocast_enabled(device) and images.dtype != torch.float64
-
-
 def _norm_name(position: int) -> str:
     return "norm_stem" if position == 0 else f"norm{position - 1}"
 
@@ -394,48 +347,3 @@ def _init_weights(module: nn.Module) -> None:
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
-
-
-def _check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_value) -> None:
-    for name, value in (("in_channels", in_channels), ("patch_size", patch_size)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value!r}")
-    if not isinstance(drop_path_rate, (int, float)) or not 0 <= drop_path_rate <= 1:
-        raise ValueError(f"drop_path_rate must be between 0 and 1, got {drop_path_rate!r}")
-    scale = 0.0 if layer_scale_init_value is None else layer_scale_init_value
-    if not isinstance(scale, (int, float)) or not scale >= 0:
-        raise ValueError(
-            "layer_scale_init_value must be a number from 0 on, or 0 or None for no layer scale, "
-            f"got {layer_scale_init_value!r}"
-        )
-
-
-# Options of other implementations, and what to write here.
-_ELSEWHERE = {
-    "stem_patch_size": "write patch_size",
-    "drop_path": "write drop_path_rate",
-    "num_channels": "write in_channels",
-    "in_chans": "write in_channels",
-    "dims": "write arch=dict(depths=..., dims=...)",
-    "depths": "write arch=dict(depths=..., dims=...)",
-    "num_labels": "write num_classes",
-    "layer_norm_eps": "write norm_eps, which the classifier's final norm has",
-    "hidden_sizes": "write arch=dict(depths=..., dims=...)",
-    "use_grn": "GRN is what ConvNeXtV2 has and ConvNeXt has not",
-    "gap_before_final_norm": "leave it out: a dense backbone returns maps",
-    "linear_pw_conv": "leave it out: pointwise layers are always linear",
-    "norm_cfg": "leave it out: the norm is LayerNorm with eps 1e-6",
-    "act_cfg": "leave it out: the activation is GELU",
-    "gradient_checkpointing": "write with_cp",
-}
-
-
-def refuse_unknown_options(owner: str, unknown: dict, signature_of) -> None:
-    """TypeError for options that `signature_of` does not have, with the nearest valid one."""
-    for name in unknown:
-        if name in _ELSEWHERE:
-            raise TypeError(f"{owner} has no option {name!r}: {_ELSEWHERE[name]}")
-        options = [o for o in signature_of.__code__.co_varnames[1:] if o != "unknown"]
-        options = options[: signature_of.__code__.co_argcount - 1
-                          + signature_of.__code__.co_kwonlyargcount]  # fmt: skip
-        raise TypeError(f"{owner} has no option {name!r}; {nearest(name, options)}")

@@ -19,6 +19,7 @@ ALLOWED = {
     "selection.py": set(),
     "errors.py": set(),
     "layer_decay.py": set(),
+    "refusals.py": {"torch"},
     "convnext.py": {"torch"},
     "classifier.py": {"torch"},
     "preprocessing.py": {"torch", "torchvision", "PIL"},
