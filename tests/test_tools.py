@@ -189,7 +189,7 @@ def test_multi_scale_testing_runs(segmentation, folder):
 
 def test_two_cpu_processes_train_together(folder):
     printed = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611",
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          ROOT / "tools/train.py", SEGMENTATION, "--sample", "--launcher", "pytorch", "--work-dir", "two",
          "--cfg-options", "train_cfg.max_iters=2", "train_cfg.val_interval=2",
          "val_dataloader.dataset.indices=2", "train_dataloader.batch_size=2"],
