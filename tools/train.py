@@ -67,15 +67,14 @@ def finish(runner, args, work_dir: Path):
     if validation:
         report.print_metrics(report.metrics_of(validation[-1]), "last validation")
     curves = report.save_curves(work_dir)
-    rows = run.prediction_rows(runner, count=4)
-    pictures = save_grid(
-        rows, ("picture", "ground truth", "prediction"), work_dir / "predictions.png"
-    )
-    checkpoint = (work_dir / "last_checkpoint").read_text().strip()
-    config = work_dir / Path(args.config).name
     if curves:
         print(f"curves:      {curves}")
-    print(f"predictions: {pictures}")
+    if runner.cfg.get("val_dataloader"):
+        rows = run.prediction_rows(runner, count=4)
+        titles = ("picture", "ground truth", "prediction")
+        print(f"predictions: {save_grid(rows, titles, work_dir / 'predictions.png')}")
+    checkpoint = (work_dir / "last_checkpoint").read_text().strip()
+    config = work_dir / Path(args.config).name
     print(f"checkpoint:  {checkpoint}")
     print(f"evaluate:    python tools/test.py {config} {checkpoint}")
     print(f"predict:     python tools/predict.py {config} {checkpoint} IMAGE_OR_FOLDER --out DIR")

@@ -114,9 +114,11 @@ def use_sample(cfg: Config) -> None:
 def check_data(cfg: Config, loaders=("train", "val")) -> None:
     """UserError that shows the expected layout when a data set's files are missing."""
     for loader in loaders:
-        dataset = cfg[f"{loader}_dataloader"].dataset
+        dataset = (cfg.get(f"{loader}_dataloader") or {}).get("dataset", {})
         while "dataset" in dataset:  # wrappers such as RepeatDataset
             dataset = dataset.dataset
+        if "://" in str(dataset.get("data_root")):  # a store that MMEngine reads by itself
+            continue
         root = Path(dataset.get("data_root") or ".")
         parts = [*dataset.get("data_prefix", {}).values(), dataset.get("ann_file")]
         missing = [root / part for part in parts if part and not (root / part).exists()]
