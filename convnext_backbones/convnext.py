@@ -158,7 +158,7 @@ class Trunk(nn.Module):
         super().__init__()
         check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_value)
         self.depths, self.dims, self.version = depths, dims, version
-        self.in_channels, self.with_cp = in_channels, with_cp
+        self.with_cp = with_cp
         strides = [patch_size * 2**i for i in range(len(depths))]
         if output_stride not in (None, *strides):
             raise ValueError(

@@ -42,21 +42,12 @@ def test_both_classes_are_found_from_both_frameworks(scope, name):
     assert backbone.out_indices == (0, 1, 2, 3)
 
 
-def test_the_scope_imports_itself():
+@pytest.mark.parametrize(
+    "first", ["", "import convnext_backbones.registry\n"], ids=["none", "registry"]
+)
+def test_the_scope_imports_itself_and_needs_no_import_at_all(first):
     code = (
-        "from mmdet.registry import MODELS\n"
-        "import convnext_backbones.registry\n"
-        "print(type(MODELS.build(dict(type='convnext_backbones.ConvNeXtV2', arch='atto'))))"
-    )
-    printed = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    assert "convnext_backbones.adapters.openmmlab.ConvNeXtV2" in printed
-
-
-def test_the_scope_needs_no_import_at_all():
-    code = (
-        "from mmdet.registry import MODELS\n"
+        f"from mmdet.registry import MODELS\n{first}"
         "print(type(MODELS.build(dict(type='convnext_backbones.ConvNeXtV2', arch='atto'))))"
     )
     printed = subprocess.run(

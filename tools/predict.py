@@ -45,9 +45,7 @@ def main():
     args = parse_args()
     run.quiet_warnings()
     files = pictures(args.source)
-    cfg = run.load_config(args.config)
-    if args.sample:
-        run.use_sample(cfg)
+    cfg = run.load_config(args.config, sample=args.sample)
     model = run.load_model(cfg, args.checkpoint, args.device)
     args.out.mkdir(parents=True, exist_ok=True)
     unreadable = []

@@ -30,11 +30,7 @@ def parse_args():
 def main():
     args = parse_args()
     run.quiet_warnings()
-    cfg = run.load_config(args.config)
-    if args.sample:
-        run.use_sample(cfg)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = run.load_config(args.config, sample=args.sample, options=args.cfg_options)
     run.check_data(cfg, loaders=("test",))
     run.fit_to_device(cfg, args.launcher)
     cfg.update(load_from=None, resume=False, launcher=args.launcher)

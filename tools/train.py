@@ -37,11 +37,7 @@ def main():
     args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     run.quiet_warnings()
-    cfg = run.load_config(args.config)
-    if args.sample:
-        run.use_sample(cfg)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = run.load_config(args.config, sample=args.sample, options=args.cfg_options)
     name = Path(args.config).stem + ("_sample" if args.sample else "")
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{name}"
     cfg.launcher = args.launcher

@@ -42,11 +42,10 @@ def _dense(name: str, value: Tensor) -> tuple[str, Tensor]:
     name = name.replace(".ln.", ".").replace(".linear.", ".")
     if name.endswith(".kernel"):
         name = name.removesuffix("kernel") + "weight"
+        size = round(value.shape[0] ** 0.5)
         if value.dim() == 3:  # (K*K, in, out)
-            size = round(value.shape[0] ** 0.5)
             value = value.permute(2, 1, 0).reshape(value.shape[2], value.shape[1], size, size)
         else:  # depthwise (K*K, C)
-            size = round(value.shape[0] ** 0.5)
             value = value.permute(1, 0).reshape(value.shape[1], 1, size, size)
         value = value.transpose(3, 2)
     elif name.endswith(".bias") and value.dim() == 2:  # (1, C)

@@ -81,8 +81,12 @@ def quiet_warnings() -> None:
     warnings.filterwarnings("ignore", message=".*(build_loss|avg_non_ignore|align_corners).*")
 
 
-def load_config(path: str) -> Config:
-    """The config at `path`; UserError when it is missing or cannot be read."""
+def load_config(path: str, *, sample: bool = False, options: dict | None = None) -> Config:
+    """The config at `path`, put on the sample data if asked, then with the user's own options.
+
+    Raises:
+        UserError: it is missing, cannot be read, or is neither MMDetection's nor MMSegmentation's.
+    """
     file = Path(path)
     if not file.is_file():
         near = (
@@ -99,6 +103,9 @@ def load_config(path: str) -> Config:
             f"config {path} has default_scope={cfg.get('default_scope')!r}; "
             "this tool runs 'mmdet' and 'mmseg' configs"
         )
+    if sample:
+        use_sample(cfg)
+    cfg.merge_from_dict(options or {})
     return cfg
 
 
@@ -233,9 +240,14 @@ def infer(model: torch.nn.Module, image: np.ndarray):
     return inference_detector(model, image)
 
 
+def _classes_and_palette(meta: dict):
+    classes = meta["classes"]
+    return classes, meta.get("palette") or palette_of(len(classes))
+
+
 def draw_prediction(image: np.ndarray, sample, meta: dict, score_threshold: float) -> np.ndarray:
     """A data sample's prediction over its picture ((H, W, 3) uint8 RGB)."""
-    classes, palette = meta["classes"], meta.get("palette") or palette_of(len(meta["classes"]))
+    classes, palette = _classes_and_palette(meta)
     if "pred_sem_seg" in sample:
         labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
         confidence = None
@@ -252,7 +264,7 @@ def draw_prediction(image: np.ndarray, sample, meta: dict, score_threshold: floa
 
 def draw_truth(image: np.ndarray, sample, meta: dict) -> np.ndarray:
     """A data sample's annotation over its picture ((H, W, 3) uint8 RGB)."""
-    classes, palette = meta["classes"], meta.get("palette") or palette_of(len(meta["classes"]))
+    classes, palette = _classes_and_palette(meta)
     if "gt_sem_seg" in sample:
         return draw_label_map(
             image, sample.gt_sem_seg.data.squeeze(0).cpu().numpy(), classes, palette
