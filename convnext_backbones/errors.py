@@ -8,6 +8,10 @@ class UserError(ValueError):
     """What came, what was expected and what to do."""
 
 
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read, found or fitted; the message names file and cause."""
+
+
 @contextlib.contextmanager
 def exit_with_sentence():
     """Turn a UserError into its sentence on stderr and exit status 2; around a tool's main()."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..errors import CheckpointError
 from .official import (
     CLASSIFIER,
     DECODER,
@@ -14,7 +15,7 @@ from .official import (
     state_dict_of,
     to_model_layout,
 )
-from .reading import CheckpointError, read_checkpoint
+from .reading import read_checkpoint
 
 OUTPUT_NORM = re.compile(r"^norm(\d+|_stem)\.(weight|bias)$")
 

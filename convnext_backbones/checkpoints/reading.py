@@ -7,11 +7,7 @@ from urllib.error import URLError
 import torch
 from safetensors.torch import load_file
 
-from ..errors import UserError
-
-
-class CheckpointError(UserError):
-    """A checkpoint that cannot be read or does not fit; the message names file and cause."""
+from ..errors import CheckpointError
 
 
 def read_checkpoint(source: str | Path, *, allowed: tuple = (), map_location="cpu") -> dict:
