@@ -27,6 +27,7 @@ ALLOWED = {
     "checkpoints": {"torch", "safetensors"},
     "registry.py": {"mmengine"},
     "adapters/openmmlab.py": {"torch", "mmengine"},
+    "adapters/detectron2.py": {"torch", "detectron2", "omegaconf"},
     "adapters/huggingface.py": {"torch"},
     "sample_data.py": {"numpy", "PIL", "pycocotools", "shapely"},
     "visualize.py": {"numpy", "PIL", "torch", "torchvision", "matplotlib"},
