@@ -7,12 +7,7 @@ import sys
 import pytest
 import torch
 import transformers
-from names import (
-    TRANSFORMERS_BACKBONE,
-    TRANSFORMERS_V1_CLASSIFIER,
-    TRANSFORMERS_V2_CLASSIFIER,
-    share_random_weights,
-)
+from names import share_random_weights
 from randomness import random_images, relative_difference
 
 from convnext_backbones import ConvNeXt, ConvNeXtV2
@@ -30,7 +25,6 @@ CLASSIFIERS = {
     2: transformers.ConvNextV2ForImageClassification,
 }
 BACKBONES = {1: transformers.ConvNextBackbone, 2: transformers.ConvNextV2Backbone}
-TABLES = {1: TRANSFORMERS_V1_CLASSIFIER, 2: TRANSFORMERS_V2_CLASSIFIER}
 SMALL = {"depths": [1, 2, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
 NAMES = ["stem", "stage1", "stage2", "stage3", "stage4"]
 
@@ -66,7 +60,7 @@ def variations():
 def test_classifier_equals_the_one_transformers_builds(tmp_path, version, fields):
     path, config = saved(tmp_path, version, **fields)
     ours, peer = classifier_from_config(path), CLASSIFIERS[version](config)
-    share_random_weights(ours, peer, TABLES[version], torch.float64)
+    share_random_weights(ours, peer, torch.float64)
     images = random_images(2, config.num_channels, 66, 70, dtype=torch.float64)
     with torch.no_grad():
         expected = peer.base_model(images)
@@ -125,7 +119,7 @@ def test_backbone_selects_what_transformers_selects(tmp_path, version, fields):
 def test_backbone_maps_equal_those_of_transformers(tmp_path, version):
     path, config = saved(tmp_path, version, out_features=NAMES)
     ours, peer = backbone_from_config(path), BACKBONES[version](config)
-    share_random_weights(ours, peer, TRANSFORMERS_BACKBONE, torch.float64)
+    share_random_weights(ours, peer, torch.float64)
     images = random_images(2, 3, 66, 70, dtype=torch.float64)
     with torch.no_grad():
         for own, expected in zip(ours(images), peer(images).feature_maps, strict=True):

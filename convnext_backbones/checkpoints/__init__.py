@@ -1,7 +1,16 @@
 """Reading checkpoints without executing them, and loading them with a verdict."""
 
 from ..errors import CheckpointError
+from .conversion import convert_checkpoint
+from .inspection import inspect_checkpoint
 from .loading import LoadReport, load_pretrained
 from .reading import read_checkpoint
 
-__all__ = ["CheckpointError", "LoadReport", "load_pretrained", "read_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "LoadReport",
+    "convert_checkpoint",
+    "inspect_checkpoint",
+    "load_pretrained",
+    "read_checkpoint",
+]

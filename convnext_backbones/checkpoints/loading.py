@@ -1,110 +1,222 @@
-"""Load pretrained weights with a verdict: every key is loaded, dropped by name, or an error."""
+"""Load pretrained weights with a verdict: every key is renamed, dropped by name, or an error."""
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor
 
+from ..convnext import Trunk
 from ..errors import CheckpointError
-from .official import (
-    CLASSIFIER,
-    DECODER,
-    parameter_bytes,
-    recognise,
-    state_dict_of,
-    to_model_layout,
-)
-from .reading import read_checkpoint
+from .inspection import Inspected, describe, inspect_checkpoint
+from .sources import locate
 
-OUTPUT_NORM = re.compile(r"^norm(\d+|_stem)\.(weight|bias)$")
+OUTPUT_NORM = re.compile(r"norm(\d+|_stem)\.(weight|bias)$")
+CLASSIFIER = re.compile(r"(norm|head)\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What load_pretrained did; str() is the verdict in three lines."""
+    """What load_pretrained did; str() is the verdict in three lines.
+
+    layout, recognised: how the file names its parameters, and which network it holds. loaded,
+    reinitialised: the model's parameters that came from the file, and those that stay as they were
+    initialised, on purpose. dropped: the file's names that the model has no use for. share: loaded
+    bytes over all bytes of the model's parameters. licence: of the weights, where it is known.
+    """
 
     source: str
+    layout: str
     recognised: str
     loaded: tuple[str, ...]
     reinitialised: tuple[str, ...]
     dropped: tuple[str, ...]
     share: float
+    licence: str | None = None
+    other_sections: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        new = f"new: {_groups(self.reinitialised)}" if self.reinitialised else "nothing is new"
+        licence = f"; licence {self.licence}" if self.licence else ""
+        also = f"; not taken: {', '.join(self.other_sections)}" if self.other_sections else ""
         return (
-            f"pretrained weights: {self.source} is {self.recognised}\n"
-            f"  loaded: {len(self.loaded)} parameters, {100 * self.share:.1f} % of the model's bytes\n"
-            f"  new: {_groups(self.reinitialised)}; not needed: {_groups(self.dropped)}"
+            f"pretrained weights: {self.source} is {self.recognised} "
+            f"({self.layout} names{licence})\n"
+            f"  loaded: {len(self.loaded)} of {len(self.loaded) + len(self.reinitialised)} "
+            f"parameters, {_percent(self.share)} of the model's bytes; {new}\n"
+            f"  not needed from the file: {_groups(self.dropped) or 'nothing'}{also}"
         )
 
 
 def load_pretrained(
-    model: nn.Module, source: str | Path, *, prefix: str | None = None
+    model: Trunk,
+    source: str | Path,
+    *,
+    prefix: str | None = None,
+    section: str | None = None,
+    allow_random: Iterable[str] = (),
+    last_norm_from_classifier: bool = False,
 ) -> LoadReport:
-    """Load an official checkpoint into a backbone or classifier, all of it or nothing.
+    """Load a checkpoint of any layout into a backbone or classifier, all of it or nothing.
 
-    Output norms, which no classifier has, stay as initialised, and so does a head of another size.
+    Output norms, which no classifier's file has, stay as initialised, and so does a head of another
+    size, or a classifier's final norm and head where the file is a backbone's. Any other parameter
+    that would stay random is an error.
 
     Args:
         model: a ConvNeXt, ConvNeXtV2 or ConvNeXtClassifier.
-        source: path or URL of a file in the official layout (V1, V2, FCMAE).
-        prefix: take only the file's names with this prefix, without it.
+        source: a file, a Hugging Face folder, a URL, or a name of the catalogue.
+        prefix: take only the file's names with this prefix; see inspect_checkpoint.
+        section: take this entry of the file, e.g. "model_ema".
+        allow_random: modules or parameters that may stay as initialised, e.g.
+            ("downsample_layers.0.0",) for images of four channels.
+        last_norm_from_classifier: give the last stage's output norm the classifier's final norm.
 
     Raises:
         CheckpointError: unreadable, another network, a name or shape without a counterpart, or a
-            parameter of the model that would stay random.
+            parameter of the model that would stay random. The model is as it was.
     """
-    state = state_dict_of(read_checkpoint(source))
-    if prefix:
-        start = prefix.rstrip(".") + "."
-        state = {n.removeprefix(start): v for n, v in state.items() if n.startswith(start)}
-        if not state:
-            raise CheckpointError(f"{source}: no parameter's name starts with {start!r}")
-    state = to_model_layout(state)
-    recognised, wanted = recognise(state), model.state_dict()
-    model_is = recognise(wanted)
-    built = {name.split(".")[1] for name in wanted if name.startswith("stages.")}
+    _check_model(model)
+    located = locate(source)
+    file = inspect_checkpoint(located.path, prefix=prefix, section=section)
+    wanted = dict(model.named_parameters())
+    state = dict(file.state)
+    if last_norm_from_classifier:
+        _copy_final_norm(model, state, wanted, located.label)
+    _refuse_another_network(model, file, located.label)
 
-    loaded, dropped, problems = {}, [], []
+    allowed = tuple(allow_random)
+    loaded, dropped, problems = {}, [*file.outside, *file.dropped], []
+    problems += [f"{name} has no place in the model" for name in file.unknown]
     for name, value in state.items():
         expected = wanted.get(name)
-        stage = re.match(r"^(stages|downsample_layers)\.(\d+)\.", name)
-        if expected is not None and expected.shape == value.shape:
-            loaded[name] = value
-        elif (
-            DECODER.match(name)
-            or CLASSIFIER.match(name)
-            or (expected is None and OUTPUT_NORM.match(name))
-            or (expected is None and stage and stage[2] not in built)
-        ):
-            dropped.append(name)
+        if _not_needed(name, value, expected, model):
+            dropped.append(file.names.get(name, name))
         elif expected is None:
-            problems.append(f"{name} has no place in the model")
+            problems.append(f"{file.names[name]} has no place in the model")
+        elif expected.shape != value.shape:
+            if not _within(name, allowed):
+                problems.append(f"{file.names[name]} is {_shape(value)}, not {_shape(expected)}")
+        elif not value.is_floating_point():
+            problems.append(f"{file.names[name]} holds {value.dtype}, not floating-point numbers")
+        elif not value.isfinite().all():
+            problems.append(f"{file.names[name]} holds NaN or infinite numbers")
         else:
-            problems.append(f"{name} is {tuple(value.shape)}, the model's {tuple(expected.shape)}")
+            loaded[name] = value
     reinitialised = [name for name in wanted if name not in loaded]
-    random = [
-        name
-        for name in reinitialised
-        if not OUTPUT_NORM.match(name) and not (name.startswith("head.") and name in dropped)
-    ]
-    problems += [f"{name} would stay random" for name in random]
+    on_purpose = ("head", "norm") if "head.weight" not in state else ("head",)
+    for name in reinitialised:
+        new = OUTPUT_NORM.match(name) or _within(name, (*on_purpose, *allowed))
+        if not new and name not in state:
+            problems.append(f"{name} would stay random")
+    unused = [name for name in allowed if not any(_within(n, (name,)) for n in wanted)]
+    problems += [f"allow_random names {name!r}, which the model does not have" for name in unused]
     if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(
-            f"{source}: this is {recognised}; the model is {model_is}. Nothing was loaded: "
-            + "; ".join(problems[:3])
-            + more
+            f"{located.label}: this is {file}, as is the model, but not all of it fits. "
+            f"Nothing was loaded: {_first(problems)}"
         )
-    model.load_state_dict(loaded, strict=False)
-    share = parameter_bytes({n: wanted[n] for n in loaded}) / max(parameter_bytes(wanted), 1)
+    with torch.no_grad():
+        for name, value in loaded.items():
+            wanted[name].copy_(value)
     return LoadReport(
-        str(source), recognised, tuple(loaded), tuple(reinitialised), tuple(dropped), share
+        source=located.label,
+        layout=file.layout,
+        recognised=str(file.network),
+        loaded=tuple(loaded),
+        reinitialised=tuple(reinitialised),
+        dropped=tuple(dropped),
+        share=_bytes(wanted[n] for n in loaded) / max(_bytes(wanted.values()), 1),
+        licence=located.weights.licence if located.weights else None,
+        other_sections=file.other_sections,
     )
 
 
-def _groups(names) -> str:
-    """Parameter names shortened to their modules, e.g. "norm0, norm1"."""
-    modules = sorted({name.split(".")[0] for name in names})
-    return ", ".join(modules) if modules else "nothing"
+def _check_model(model) -> None:
+    if not isinstance(model, Trunk):
+        raise TypeError(
+            f"model must be a ConvNeXt, ConvNeXtV2 or ConvNeXtClassifier, got a "
+            f"{type(model).__name__}; give the backbone inside it, such as model.backbone"
+        )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError(
+            "the model is on the meta device and cannot hold weights; call "
+            "model.to_empty(device='cpu') first"
+        )
+
+
+def _refuse_another_network(model: Trunk, file: Inspected, label: str) -> None:
+    """Compare the stages that both have: version, depths and dims."""
+    built = len(model.stages)
+    is_network = file.network
+    if is_network.version == model.version and (
+        is_network.depths[:built],
+        is_network.dims[:built],
+    ) == (
+        model.depths[:built],
+        model.dims[:built],
+    ):
+        return
+    model_is = describe(model.state_dict())._replace(depths=model.depths, dims=model.dims)
+    raise CheckpointError(
+        f"{label}: this is {file}; the model is {model_is}. Nothing was loaded: build "
+        f"{is_network.variant or 'that network'}, or give a checkpoint of {model_is}"
+    )
+
+
+def _copy_final_norm(model: Trunk, state: dict, wanted: dict, label: str) -> None:
+    last = f"norm{len(model.depths) - 1}"
+    if f"{last}.weight" not in wanted:
+        raise ValueError(
+            f"last_norm_from_classifier needs the output norm of the last stage ({last}), which this "
+            "model does not have; select the last stage with output_norm=True"
+        )
+    if "norm.weight" not in state or "norm.bias" not in state:
+        raise CheckpointError(
+            f"{label}: has no final norm, as a classifier has, to give to {last}; leave out "
+            "last_norm_from_classifier"
+        )
+    for kind in ("weight", "bias"):
+        state[f"{last}.{kind}"] = state[f"norm.{kind}"]
+
+
+def _not_needed(name: str, value: Tensor, expected: Tensor | None, model: Trunk) -> bool:
+    """Heads of another size, norms that the model does not select, stages that it does not build."""
+    if CLASSIFIER.match(name):
+        return expected is None or expected.shape != value.shape
+    stage = re.match(r"(?:stages|downsample_layers)\.(\d+)\.", name)
+    if stage:
+        return len(model.stages) <= int(stage[1]) < len(model.depths)
+    return expected is None and bool(OUTPUT_NORM.match(name))
+
+
+def _within(name: str, modules: tuple[str, ...]) -> bool:
+    return any(name == module or name.startswith(module + ".") for module in modules)
+
+
+def _first(problems: list[str]) -> str:
+    more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return "; ".join(problems[:3]) + more
+
+
+def _groups(names: Iterable[str]) -> str:
+    """Names shortened to their modules: "norm0, norm1"; two parts of a network's own."""
+    own = ("stages", "downsample_layers", "backbone", "visual", "encoder")
+    parts = (name.split(".") for name in names)
+    groups = Counter(".".join(p[:2]) if p[0] in own else p[0] for p in parts)
+    return ", ".join(list(groups)[:8]) + (", ..." if len(groups) > 8 else "")
+
+
+def _percent(share: float) -> str:
+    return "all" if share == 1 else f"{min(100 * share, 99.9):.1f} %"
+
+
+def _shape(value: Tensor) -> tuple[int, ...]:
+    return tuple(value.shape)
+
+
+def _bytes(values: Iterable[Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in values)

@@ -1,0 +1,210 @@
+"""Write a checkpoint of any layout in another: a file, or a Hugging Face folder."""
+
+import json
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from .inspection import Inspected, inspect_checkpoint
+from .layouts import to_layout
+from .sources import locate
+
+TARGETS = ("official", "huggingface", "timm", "mmpretrain", "torchvision")
+TIMM_CONV_MLP = ("atto", "femto", "pico", "nano")  # sizes that timm builds with 1x1 convolutions
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What convert_checkpoint wrote; str() says it in three lines.
+
+    left_out: names of the source that are not in the target.
+    """
+
+    source: Inspected
+    target: str
+    path: Path
+    written: int
+    left_out: tuple[str, ...]
+
+    def __str__(self) -> str:
+        head = self.source.network.num_classes
+        what = f"a classifier of {head} classes" if head else "a backbone without a head"
+        left = ", ".join(self.left_out[:6]) + (", ..." if len(self.left_out) > 6 else "")
+        return (
+            f"read: {self.source.source} is {self.source}, {what}\n"
+            f"wrote: {self.written} parameters in {self.path}, {self.target} names\n"
+            f"left out: {left or 'nothing'}"
+        )
+
+
+def convert_checkpoint(
+    source: str | Path,
+    destination: str | Path,
+    to: str,
+    *,
+    prefix: str | None = None,
+    section: str | None = None,
+    overwrite: bool = False,
+) -> Conversion:
+    """Convert a checkpoint, bit for bit, into the names and shapes of another source.
+
+    Args:
+        source: anything that load_pretrained reads.
+        destination: a .pth, .pt, .bin or .safetensors file; for "huggingface" a folder.
+        to: one of TARGETS.
+        prefix, section: which of several networks in the file; see inspect_checkpoint.
+        overwrite: replace a destination that exists.
+
+    Raises:
+        CheckpointError: source not readable or not whole, or the target has no such network.
+    """
+    if to not in TARGETS:
+        raise CheckpointError(f"cannot convert to {to!r}; choose one of {', '.join(TARGETS)}")
+    destination = Path(destination).expanduser()
+    _check_destination(destination, to, overwrite)
+    located = locate(source)
+    file = inspect_checkpoint(located.path, prefix=prefix, section=section)
+    if file.unknown:
+        raise CheckpointError(
+            f"{located.label}: {file.unknown[0]} and {len(file.unknown) - 1} other names belong to no "
+            "parameter of a ConvNeXt; nothing was written"
+        )
+    _check_network(file, to)
+    state, left = to_layout(file.state, _table(file, to), version=file.network.version)
+    state = {name: value.clone() for name, value in state.items()}  # views of one storage otherwise
+    size = located.weights.resolution if located.weights else 224
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    if to == "huggingface":
+        _write_folder(destination, state, file, size)
+    else:
+        _write_file(destination, state, to)
+    left_out = (*file.outside, *file.dropped, *(file.names[name] for name in left))
+    return Conversion(file, to, destination, len(state), left_out)
+
+
+def _table(file: Inspected, to: str) -> str:
+    """The layout's table for this file."""
+    variant = file.network.variant
+    if to == "timm" and variant and variant.split("_")[1] in TIMM_CONV_MLP:
+        return "timm_conv_mlp"
+    if to == "mmpretrain" and "head.weight" not in file.state:
+        return "mmpretrain_backbone"
+    return to
+
+
+def _check_destination(path: Path, to: str, overwrite: bool) -> None:
+    if to == "huggingface" and (path.suffix in SUFFIXES or path.is_file()):
+        raise CheckpointError(
+            f"{path}: give a folder; Hugging Face keeps weights and configs in one"
+        )
+    if to != "huggingface" and (path.suffix not in SUFFIXES or path.is_dir()):
+        raise CheckpointError(f"{path}: give a file that ends in one of {', '.join(SUFFIXES)}")
+    if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
+        raise CheckpointError(f"{path}: exists and was kept; choose another name, or overwrite it")
+
+
+def _check_network(file: Inspected, to: str) -> None:
+    network = file.network
+    classifier = {"head.weight", "norm.weight"} <= file.state.keys()
+    if to == "torchvision" and (network.version == 2 or not classifier or len(network.depths) != 4):
+        raise CheckpointError(
+            f"{file.source}: this is {network}{'' if classifier else ' without a head'}, and "
+            "torchvision has only classifiers of ConvNeXt V1; choose another layout"
+        )
+    if to == "mmpretrain" and len(network.depths) != 4:
+        raise CheckpointError(f"{file.source}: this is {network}; MMPretrain has four stages only")
+
+
+def _write_file(path: Path, state: dict[str, Tensor], to: str) -> None:
+    wrapped = {"official": {"model": state}, "mmpretrain": {"state_dict": state}}.get(to, state)
+    with _replacing(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_file(state, temporary, metadata={"format": "pt"})
+        else:
+            torch.save(wrapped, temporary)
+
+
+def _write_folder(folder: Path, state: dict[str, Tensor], file: Inspected, size: int) -> None:
+    """Config, image processor and weights, as from_pretrained of transformers reads them."""
+    files = {
+        "config.json": _huggingface_config(file, size),
+        "preprocessor_config.json": _huggingface_processor(size),
+    }
+    with _replacing(folder) as temporary:
+        temporary.mkdir()
+        for name, content in files.items():
+            (temporary / name).write_text(json.dumps(content, indent=2) + "\n")
+        save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
+
+
+def _huggingface_config(file: Inspected, size: int) -> dict:
+    network = file.network
+    selected = [
+        f"stage{i + 1}" for i in range(len(network.depths)) if f"norm{i}.weight" in file.state
+    ]
+    selected = ["stem"] * ("norm_stem.weight" in file.state) + selected
+    if "head.weight" in file.state:
+        kind = "ForImageClassification"
+    else:
+        kind = "Backbone" if selected else "Model"
+    config = {
+        "architectures": [f"ConvNext{'V2' if network.version == 2 else ''}{kind}"],
+        "model_type": "convnextv2" if network.version == 2 else "convnext",
+        "depths": list(network.depths),
+        "hidden_sizes": list(network.dims),
+        "num_stages": len(network.depths),
+        "num_channels": network.in_channels,
+        "patch_size": network.patch_size,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,  # Hugging Face's default of 1e-12 is not the official networks'
+        "drop_path_rate": 0.0,
+        "initializer_range": 0.02,
+        "image_size": size,
+        "dtype": str(file.state["downsample_layers.0.0.weight"].dtype).removeprefix("torch."),
+    }
+    if network.version == 1:
+        config["layer_scale_init_value"] = 1e-6 if "stages.0.0.gamma" in file.state else 0.0
+    if selected:
+        config["out_features"] = selected
+    if network.num_classes:
+        labels = {str(k): f"LABEL_{k}" for k in range(network.num_classes)}
+        config.update(id2label=labels, label2id={label: int(k) for k, label in labels.items()})
+    return config
+
+
+def _huggingface_processor(size: int) -> dict:
+    return {
+        "image_processor_type": "ConvNextImageProcessor",
+        "size": {"shortest_edge": size},
+        "crop_pct": 224 / 256,
+        "resample": 3,  # bicubic
+        "rescale_factor": 1 / 255,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+    }
+
+
+@contextmanager
+def _replacing(path: Path):
+    """A path beside the destination, moved over it when all is written, removed when not."""
+    place = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield place / path.name
+        if path.is_dir():
+            os.replace(path, place / "replaced")
+        os.replace(place / path.name, path)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)

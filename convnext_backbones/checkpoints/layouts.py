@@ -1,0 +1,346 @@
+"""How each source names the same weights: one table per layout, read in both directions.
+
+A row is (our name, their name) or (our name, their name, form). In a name, {i} counts stages, {j}
+blocks, {k} the two modules of a stem or a downsampling, and {p} is weight or bias; {2i+1} is computed.
+Their names start below the layout's own prefix, or with "/" at the root of the whole model. A form
+says how their shape differs from ours. Where several rows have our name, the first is written and
+all are read.
+"""
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Form(NamedTuple):
+    """Another shape of the same values."""
+
+    ours: Callable[[Tensor], Tensor]
+    theirs: Callable[[Tensor], Tensor]
+
+
+def _sparse_depthwise(kernel: Tensor) -> Tensor:  # (K*K, C) -> (C, 1, K, K)
+    size = round(kernel.shape[0] ** 0.5)
+    return kernel.permute(1, 0).reshape(kernel.shape[1], 1, size, size).transpose(3, 2)
+
+
+def _sparse(kernel: Tensor) -> Tensor:  # (K*K, in, out) -> (out, in, K, K)
+    size = round(kernel.shape[0] ** 0.5)
+    return kernel.permute(2, 1, 0).reshape(*kernel.shape[:0:-1], size, size).transpose(3, 2)
+
+
+# GRN and layer scale are 1-D here.
+FLAT = Form(Tensor.flatten, Tensor.flatten)
+AS_4D = Form(Tensor.flatten, lambda x: x.reshape(1, 1, 1, -1))
+AS_ROW = Form(Tensor.flatten, lambda x: x.reshape(1, -1))
+AS_COLUMN = Form(Tensor.flatten, lambda x: x.reshape(-1, 1, 1))
+LINEAR = Form(lambda x: x.flatten(1), lambda x: x)  # reads linear and 1x1 convolution alike
+CONV_1X1 = Form(lambda x: x.flatten(1), lambda x: x[..., None, None])
+SPARSE_DEPTHWISE = Form(_sparse_depthwise, lambda x: x.transpose(3, 2).flatten(1).permute(1, 0))
+SPARSE = Form(_sparse, lambda x: x.transpose(3, 2).flatten(2).permute(2, 1, 0))
+
+# facebookresearch/ConvNeXt and ConvNeXt-V2, and the detectors built on them.
+OFFICIAL = (
+    ("downsample_layers.{i}.{k}.{p}", "downsample_layers.{i}.{k}.{p}"),
+    ("stages.{i}.{j}.dwconv.{p}", "stages.{i}.{j}.dwconv.{p}"),
+    ("stages.{i}.{j}.norm.{p}", "stages.{i}.{j}.norm.{p}"),
+    ("stages.{i}.{j}.pwconv{k}.{p}", "stages.{i}.{j}.pwconv{k}.{p}"),
+    ("stages.{i}.{j}.grn.gamma", "stages.{i}.{j}.grn.gamma", AS_4D),
+    ("stages.{i}.{j}.grn.beta", "stages.{i}.{j}.grn.beta", AS_4D),
+    ("stages.{i}.{j}.gamma", "stages.{i}.{j}.gamma"),
+    ("norm_stem.{p}", "norm_stem.{p}"),
+    ("norm{i}.{p}", "norm{i}.{p}"),
+    ("norm.{p}", "norm.{p}"),
+    ("head.{p}", "head.{p}"),
+)
+
+# ConvNeXt-V2's self-supervised files: a sparse encoder of MinkowskiEngine's modules, prefix encoder.
+FCMAE = (
+    ("downsample_layers.0.{k}.{p}", "downsample_layers.0.{k}.{p}"),
+    ("downsample_layers.{i}.0.{p}", "downsample_layers.{i}.0.ln.{p}"),
+    ("downsample_layers.{i}.1.weight", "downsample_layers.{i}.1.kernel", SPARSE),
+    ("downsample_layers.{i}.1.bias", "downsample_layers.{i}.1.bias", AS_ROW),
+    ("downsample_layers.{i}.0.{p}", "downsample_layers.{i}.0.{p}"),
+    ("stages.{i}.{j}.dwconv.weight", "stages.{i}.{j}.dwconv.kernel", SPARSE_DEPTHWISE),
+    ("stages.{i}.{j}.dwconv.bias", "stages.{i}.{j}.dwconv.bias", AS_ROW),
+    ("stages.{i}.{j}.norm.{p}", "stages.{i}.{j}.norm.ln.{p}"),
+    ("stages.{i}.{j}.pwconv{k}.{p}", "stages.{i}.{j}.pwconv{k}.linear.{p}"),
+    ("stages.{i}.{j}.grn.gamma", "stages.{i}.{j}.grn.gamma", AS_ROW),
+    ("stages.{i}.{j}.grn.beta", "stages.{i}.{j}.grn.beta", AS_ROW),
+)
+
+# transformers: ConvNextModel, ConvNextV2Model, their backbones, and classifiers around the model.
+HUGGINGFACE = (
+    ("downsample_layers.0.0.{p}", "embeddings.patch_embeddings.{p}"),
+    ("downsample_layers.0.1.{p}", "embeddings.layernorm.{p}"),
+    ("downsample_layers.{i}.{k}.{p}", "encoder.stages.{i}.downsampling_layer.{k}.{p}"),
+    ("stages.{i}.{j}.dwconv.{p}", "encoder.stages.{i}.layers.{j}.dwconv.{p}"),
+    ("stages.{i}.{j}.norm.{p}", "encoder.stages.{i}.layers.{j}.layernorm.{p}"),
+    ("stages.{i}.{j}.pwconv{k}.{p}", "encoder.stages.{i}.layers.{j}.pwconv{k}.{p}"),
+    ("stages.{i}.{j}.grn.gamma", "encoder.stages.{i}.layers.{j}.grn.weight", AS_4D),
+    ("stages.{i}.{j}.grn.beta", "encoder.stages.{i}.layers.{j}.grn.bias", AS_4D),
+    ("stages.{i}.{j}.grn.gamma", "encoder.stages.{i}.layers.{j}.grn.gamma", AS_4D),
+    ("stages.{i}.{j}.grn.beta", "encoder.stages.{i}.layers.{j}.grn.beta", AS_4D),
+    ("stages.{i}.{j}.gamma", "encoder.stages.{i}.layers.{j}.layer_scale_parameter"),
+    ("norm_stem.{p}", "hidden_states_norms.stem.{p}"),
+    ("norm{i}.{p}", "hidden_states_norms.stage{i+1}.{p}"),
+    ("norm.{p}", "layernorm.{p}"),
+    ("head.{p}", "/classifier.{p}"),
+)
+
+# transformers: DINOv3ConvNextModel.
+DINOV3 = (
+    ("downsample_layers.{i}.{k}.{p}", "stages.{i}.downsample_layers.{k}.{p}"),
+    ("stages.{i}.{j}.dwconv.{p}", "stages.{i}.layers.{j}.depthwise_conv.{p}"),
+    ("stages.{i}.{j}.norm.{p}", "stages.{i}.layers.{j}.layer_norm.{p}"),
+    ("stages.{i}.{j}.pwconv{k}.{p}", "stages.{i}.layers.{j}.pointwise_conv{k}.{p}"),
+    ("stages.{i}.{j}.gamma", "stages.{i}.layers.{j}.gamma"),
+    ("norm.{p}", "/layer_norm.{p}"),
+)
+
+# timm, and open_clip's trunks, whose prefix is visual.trunk.
+TIMM = (
+    ("downsample_layers.0.{k}.{p}", "stem.{k}.{p}"),
+    ("downsample_layers.{i}.{k}.{p}", "stages.{i}.downsample.{k}.{p}"),
+    ("stages.{i}.{j}.dwconv.{p}", "stages.{i}.blocks.{j}.conv_dw.{p}"),
+    ("stages.{i}.{j}.norm.{p}", "stages.{i}.blocks.{j}.norm.{p}"),
+    ("stages.{i}.{j}.pwconv{k}.weight", "stages.{i}.blocks.{j}.mlp.fc{k}.weight", LINEAR),
+    ("stages.{i}.{j}.pwconv{k}.bias", "stages.{i}.blocks.{j}.mlp.fc{k}.bias"),
+    ("stages.{i}.{j}.grn.gamma", "stages.{i}.blocks.{j}.mlp.grn.weight", FLAT),
+    ("stages.{i}.{j}.grn.beta", "stages.{i}.blocks.{j}.mlp.grn.bias", FLAT),
+    ("stages.{i}.{j}.gamma", "stages.{i}.blocks.{j}.gamma"),
+    ("norm.{p}", "head.norm.{p}"),
+    ("head.{p}", "head.fc.{p}"),
+)
+# timm's smaller models ("conv_mlp") have 1x1 convolutions for pointwise layers.
+TIMM_CONV_MLP = tuple((*row[:2], CONV_1X1) if LINEAR in row else row for row in TIMM)
+
+# MMPretrain, and MMDetection and MMSegmentation models with its backbone.
+_MMPRETRAIN_BODY = (
+    ("downsample_layers.{i}.{k}.{p}", "downsample_layers.{i}.{k}.{p}"),
+    ("stages.{i}.{j}.dwconv.{p}", "stages.{i}.{j}.depthwise_conv.{p}"),
+    ("stages.{i}.{j}.norm.{p}", "stages.{i}.{j}.norm.{p}"),
+    ("stages.{i}.{j}.pwconv{k}.weight", "stages.{i}.{j}.pointwise_conv{k}.weight", LINEAR),
+    ("stages.{i}.{j}.pwconv{k}.bias", "stages.{i}.{j}.pointwise_conv{k}.bias"),
+    ("stages.{i}.{j}.grn.gamma", "stages.{i}.{j}.grn.gamma", FLAT),
+    ("stages.{i}.{j}.grn.beta", "stages.{i}.{j}.grn.beta", FLAT),
+    ("stages.{i}.{j}.gamma", "stages.{i}.{j}.gamma"),
+)
+MMPRETRAIN = (
+    *_MMPRETRAIN_BODY,
+    ("norm.{p}", "norm3.{p}"),
+    ("head.{p}", "/head.fc.{p}"),
+)
+MMPRETRAIN_BACKBONE = (
+    *_MMPRETRAIN_BODY,
+    ("norm{i}.{p}", "norm{i}.{p}"),
+)
+
+TORCHVISION = (
+    ("downsample_layers.0.{k}.{p}", "features.0.{k}.{p}"),
+    ("downsample_layers.{i}.{k}.{p}", "features.{2i}.{k}.{p}"),
+    ("stages.{i}.{j}.dwconv.{p}", "features.{2i+1}.{j}.block.0.{p}"),
+    ("stages.{i}.{j}.norm.{p}", "features.{2i+1}.{j}.block.2.{p}"),
+    ("stages.{i}.{j}.pwconv1.{p}", "features.{2i+1}.{j}.block.3.{p}"),
+    ("stages.{i}.{j}.pwconv2.{p}", "features.{2i+1}.{j}.block.5.{p}"),
+    ("stages.{i}.{j}.gamma", "features.{2i+1}.{j}.layer_scale", AS_COLUMN),
+    ("norm.{p}", "classifier.0.{p}"),
+    ("head.{p}", "classifier.2.{p}"),
+)
+
+
+class Layout(NamedTuple):
+    """One way of naming.
+
+    prefix is what the model's own names start with in a classifier's file; {family} in it is
+    convnext or convnextv2. dropped matches names at the root that belong to no ConvNeXt.
+    """
+
+    name: str
+    rows: tuple
+    prefix: str = ""
+    dropped: str = ""
+
+
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout("official", OFFICIAL),
+        Layout("fcmae", FCMAE, "encoder.", r"(decoder|proj|pred)\.|mask_token$"),
+        Layout("huggingface", HUGGINGFACE, "{family}."),
+        Layout("dinov3", DINOV3, "model."),
+        Layout("timm", TIMM),
+        Layout("timm_conv_mlp", TIMM_CONV_MLP),
+        Layout("mmpretrain", MMPRETRAIN, "backbone."),
+        Layout("mmpretrain_backbone", MMPRETRAIN_BACKBONE),
+        Layout("torchvision", TORCHVISION),
+    )
+}
+
+# The parameter by which a layout is known: no other layout's names end so.
+_ANCHORS = {
+    "official": "stages.0.0.dwconv.weight",
+    "fcmae": "stages.0.0.dwconv.kernel",
+    "huggingface": "encoder.stages.0.layers.0.dwconv.weight",
+    "dinov3": "stages.0.layers.0.depthwise_conv.weight",
+    "timm": "stages.0.blocks.0.conv_dw.weight",
+    "mmpretrain": "stages.0.0.depthwise_conv.weight",
+    "torchvision": "features.1.0.block.0.weight",
+}
+
+_FAMILIES = {1: "convnext", 2: "convnextv2"}
+
+# What wrappers put between the parts of a name: DDP, torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+class Found(NamedTuple):
+    """A ConvNeXt among the names of a file: its layout and what its names start with."""
+
+    layout: Layout
+    prefix: str
+
+
+class Translated(NamedTuple):
+    """Parameters under our names, by whichever of their names; and the names that were not taken.
+
+    names: ours to theirs. outside: of other parts of the file's model, such as a detector's heads.
+    dropped: of known parts that are no ConvNeXt's. unknown: everything else.
+    """
+
+    state: dict[str, Tensor]
+    names: dict[str, str]
+    outside: tuple[str, ...]
+    dropped: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+def without_wrappers(name: str) -> str:
+    """A parameter's name without the parts that wrapping modules put into it."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def find_layouts(names) -> list[Found]:
+    """Every ConvNeXt whose first block's depthwise kernel is among the names."""
+    names = set(names)
+    found = []
+    for layout, anchor in _ANCHORS.items():
+        for name in names:
+            if name == anchor or name.endswith("." + anchor):
+                prefix = name.removesuffix(anchor)
+                found.append(Found(_variety(layout, prefix, names), prefix))
+    return sorted(found, key=lambda f: f.prefix)
+
+
+def _variety(layout: str, prefix: str, names: set[str]) -> Layout:
+    """MMPretrain's norm3 is the final norm in a classifier, an output norm in a detector."""
+    classifier = f"{prefix.removesuffix('backbone.')}head.fc.weight" in names
+    if layout == "mmpretrain" and not (prefix.endswith("backbone.") and classifier):
+        return LAYOUTS["mmpretrain_backbone"]
+    return LAYOUTS[layout]
+
+
+def from_layout(state: dict[str, Tensor], found: Found) -> Translated:
+    """Their names and shapes to ours."""
+    layout, prefix = found
+    own = [layout.prefix.format(family=family) for family in _FAMILIES.values()]
+    root = prefix.removesuffix(next((o for o in own if prefix.endswith(o)), ""))
+    result, names, outside, dropped, unknown = {}, {}, [], [], []
+    for theirs, value in state.items():
+        ours, form = None, None
+        if theirs.startswith(prefix):
+            ours, form = _renamed(theirs.removeprefix(prefix), layout.rows, "from")
+        if ours is None and theirs.startswith(root):
+            ours, form = _renamed("/" + theirs.removeprefix(root), layout.rows, "from")
+        if ours is not None and ours not in names:
+            result[ours] = _reshaped(form, value)
+            names[ours] = theirs
+        elif layout.dropped and re.match(layout.dropped, theirs.removeprefix(root)):
+            dropped.append(theirs)
+        elif theirs.startswith(prefix):
+            unknown.append(theirs)
+        else:
+            outside.append(theirs)
+    return Translated(result, names, tuple(outside), tuple(dropped), tuple(unknown))
+
+
+def to_layout(
+    state: dict[str, Tensor], layout: str, *, version: int
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Our names and shapes to theirs, and which of ours have no place there.
+
+    Where their classifiers have a prefix, a state without a head is written without it.
+    """
+    table = LAYOUTS[layout]
+    bare = "head.weight" not in state and any(row[0] == "head.{p}" for row in table.rows)
+    prefix = "" if bare else table.prefix.format(family=_FAMILIES[version])
+    result, left = {}, []
+    for ours, value in state.items():
+        theirs, form = _renamed(ours, table.rows, "to")
+        if theirs is None:
+            left.append(ours)
+            continue
+        theirs = theirs[1:] if theirs.startswith("/") else prefix + theirs
+        result[theirs] = (form.theirs(value) if form else value).contiguous()
+    return result, tuple(left)
+
+
+def _reshaped(form: Form | None, value: Tensor) -> Tensor:
+    """In our shape; a value of a shape that no such file has stays as it is, to be refused later."""
+    try:
+        return form.ours(value) if form else value
+    except (RuntimeError, IndexError):
+        return value
+
+
+def _renamed(name: str, rows: tuple, direction: str) -> tuple[str | None, Form | None]:
+    """The name's other side in the first row that fits, and that row's form."""
+    for row in rows:
+        source, target = row[:2] if direction == "to" else row[1::-1]
+        values = _parsed(source, name)
+        if values is not None:
+            return _formatted(target, values), row[2] if len(row) > 2 else None
+    return None, None
+
+
+_FIELD = re.compile(r"\{(2?)([ijkp])(\+1)?\}")
+
+
+@cache
+def _pattern(template: str) -> re.Pattern:
+    parts = _FIELD.split(template)  # text, factor, letter, term, text, ...
+    pattern = re.escape(parts[0])
+    for letter, text in zip(parts[2::4], parts[4::4], strict=True):
+        values = "weight|bias" if letter == "p" else r"0|[1-9]\d{0,3}"
+        pattern += f"(?P<{letter}>{values}){re.escape(text)}"
+    return re.compile(pattern)
+
+
+def _parsed(template: str, name: str) -> dict | None:
+    """The values of a template's fields in a name; None where the name is not of this kind."""
+    match = _pattern(template).fullmatch(name)
+    if not match:
+        return None
+    values = {}
+    for factor, letter, term in _FIELD.findall(template):
+        if letter == "p":
+            values[letter] = match[letter]
+            continue
+        number, rest = divmod(int(match[letter]) - bool(term), 2 if factor else 1)
+        if rest or number < 0:
+            return None
+        values[letter] = number
+    return values
+
+
+def _formatted(template: str, values: dict) -> str:
+    def value(field: re.Match) -> str:
+        factor, letter, term = field.groups()
+        if letter == "p":
+            return values[letter]
+        return str(values[letter] * (2 if factor else 1) + bool(term))
+
+    return _FIELD.sub(value, template)
