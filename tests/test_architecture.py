@@ -31,6 +31,7 @@ ALLOWED = {
     "adapters/huggingface.py": {"torch"},
     "sample_data.py": {"numpy", "PIL", "pycocotools", "shapely"},
     "visualize.py": {"numpy", "PIL", "torch", "torchvision", "matplotlib"},
+    "training/detectron2_checkpoints.py": {"torch", "detectron2"},
     "training/mmengine_checkpoints.py": {"numpy", "mmengine"},
     "training/openmmlab.py": {"numpy", "torch", "PIL", "mmengine", "mmdet", "mmseg"},
     "training/sample.py": {"filelock", "tqdm"},

@@ -11,6 +11,9 @@ and for YAML, after add_convnext_config(cfg),
       BACKBONE: {NAME: build_convnext_fpn_backbone, FREEZE_AT: 0}
       CONVNEXT: {VERSION: 2, ARCH: tiny}
       FPN: {IN_FEATURES: [stage1, stage2, stage3, stage4]}
+
+Importing this module also makes DetectionCheckpointer read every layout of ConvNeXt weights, for
+models with such a backbone (training/detectron2_checkpoints.py says how).
 """
 
 import itertools
@@ -33,20 +36,29 @@ from torch import Tensor
 
 from .. import convnext
 from ..errors import UserError
-from ..variants import nearest
+from ..training.detectron2_checkpoints import register_weights_reading
+from ..variants import nearest, resolve_arch
+
+register_weights_reading()
 
 
 class _ForDetectron2:
-    """The contract of detectron2.modeling.Backbone: a dict of maps, and what it promises of them."""
+    """What detectron2.modeling.Backbone promises, and freeze_at in Detectron2's meaning.
+
+    freeze_at stands in the place of frozen_stages: 0 freezes nothing, 1 the stem, 2 the stem and
+    stage1, and so on, so that freeze_at=k + 1 is frozen_stages=k for k > 0.
+    """
 
     def __init__(self, arch="tiny", *, freeze_at: int = 0, **options):
         if "frozen_stages" in options:
             raise TypeError(
                 "Detectron2's option is freeze_at: write freeze_at=k + 1 for frozen_stages=k"
             )
+        arch = _plain(arch)
+        _check_freeze_at(freeze_at, num_stages=len(resolve_arch(arch, type(self).version)[0]))
         self.freeze_at = freeze_at  # before the parent's constructor, which calls _freeze
         options = {name: _plain(value) for name, value in options.items()}
-        super().__init__(_plain(arch), frozen_stages=_frozen_stages(freeze_at), **options)
+        super().__init__(arch, frozen_stages=max(freeze_at - 1, 0), **options)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """(N, in_channels, H, W) to one (N, C, H // stride, W // stride) map per feature name.
@@ -85,18 +97,12 @@ class _ForDetectron2:
         return _Traced(self)
 
 
-_DOC = """{}
-    In Detectron2, freeze_at replaces frozen_stages and means what it does there: 0 freezes nothing,
-    1 the stem, 2 the stem and stage1, and so on (freeze_at=k + 1 is frozen_stages=k).
-    """
-
-
 class ConvNeXt(_ForDetectron2, convnext.ConvNeXt, Backbone):
-    __doc__ = _DOC.format(convnext.ConvNeXt.__doc__)
+    """convnext_backbones.ConvNeXt with its options, but freeze_at in the place of frozen_stages."""
 
 
 class ConvNeXtV2(_ForDetectron2, convnext.ConvNeXtV2, Backbone):
-    __doc__ = _DOC.format(convnext.ConvNeXtV2.__doc__)
+    """convnext_backbones.ConvNeXtV2 with its options, but freeze_at in the place of frozen_stages."""
 
 
 class _Traced(Backbone):
@@ -248,13 +254,13 @@ def _fpn(cfg: CfgNode, bottom_up, top_block) -> FPN:
     )
 
 
-def _frozen_stages(freeze_at: int) -> int:
-    if isinstance(freeze_at, bool) or not isinstance(freeze_at, int) or freeze_at < 0:
+def _check_freeze_at(freeze_at: int, num_stages: int) -> None:
+    whole = isinstance(freeze_at, int) and not isinstance(freeze_at, bool)
+    if not whole or not 0 <= freeze_at <= num_stages + 1:
         raise ValueError(
-            "freeze_at must be a whole number: 0 freezes nothing, 1 the stem, 2 the stem and stage1, "
-            f"and so on; got {freeze_at!r}"
+            "freeze_at (MODEL.BACKBONE.FREEZE_AT) must be a whole number: 0 freezes nothing, 1 the "
+            f"stem, 2 the stem and stage1, {num_stages + 1} all stages; got {freeze_at!r}"
         )
-    return max(freeze_at - 1, 0)
 
 
 def _plain(value):
