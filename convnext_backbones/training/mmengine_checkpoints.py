@@ -27,16 +27,9 @@ def _statistics_method(owner, name: str):
     return getattr(owner, name)
 
 
-# What a training checkpoint's message hub, meta and metrics consist of, beside tensors.
-WRITTEN_BY_MMENGINE = (
-    HistoryBuffer,
-    (_statistics_method, "builtins.getattr"),
-    np.ndarray,
-    np.dtype,
-    np._core.multiarray._reconstruct,
-    np._core.multiarray.scalar,
-    *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "uint8", "float32", "float64")),
-)
+# What a training checkpoint's message hub holds beside tensors and numbers. np.ndarray keeps its
+# arrays as they are.
+WRITTEN_BY_MMENGINE = (HistoryBuffer, (_statistics_method, "builtins.getattr"), np.ndarray)
 
 
 def read_training_checkpoint(filename: str, map_location="cpu") -> dict:
