@@ -14,10 +14,7 @@ model = dict(
         arch="atto",
         out_indices=(0, 1, 2, 3),
         drop_path_rate=0.1,
-        init_cfg=dict(
-            type="Pretrained",
-            checkpoint="https://dl.fbaipublicfiles.com/convnext/convnextv2/im1k/convnextv2_atto_1k_224_ema.pt",
-        ),
+        init_cfg=dict(type="Pretrained", checkpoint="convnextv2_atto.fcmae_ft_in1k"),
     ),
     decode_head=dict(in_channels=[40, 80, 160, 320]),
     auxiliary_head=dict(in_channels=160),

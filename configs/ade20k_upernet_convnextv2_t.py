@@ -14,10 +14,7 @@ model = dict(
         arch="tiny",
         out_indices=(0, 1, 2, 3),
         drop_path_rate=0.4,
-        init_cfg=dict(
-            type="Pretrained",
-            checkpoint="https://dl.fbaipublicfiles.com/convnext/convnextv2/im1k/convnextv2_tiny_1k_224_ema.pt",
-        ),
+        init_cfg=dict(type="Pretrained", checkpoint="convnextv2_tiny.fcmae_ft_in1k"),
     ),
     decode_head=dict(in_channels=[96, 192, 384, 768]),
     auxiliary_head=dict(in_channels=384),

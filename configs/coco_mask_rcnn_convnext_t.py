@@ -13,10 +13,7 @@ model = dict(
         out_indices=(0, 1, 2, 3),
         drop_path_rate=0.4,
         layer_scale_init_value=1.0,
-        init_cfg=dict(
-            type="Pretrained",
-            checkpoint="https://dl.fbaipublicfiles.com/convnext/convnext_tiny_1k_224.pth",
-        ),
+        init_cfg=dict(type="Pretrained", checkpoint="convnext_tiny.fb_in1k_no_ema"),
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

@@ -14,10 +14,7 @@ model = dict(
         arch="atto",
         out_indices=(0, 1, 2, 3),
         drop_path_rate=0.1,
-        init_cfg=dict(
-            type="Pretrained",
-            checkpoint="https://dl.fbaipublicfiles.com/convnext/convnextv2/pt_only/convnextv2_atto_1k_224_fcmae.pt",
-        ),
+        init_cfg=dict(type="Pretrained", checkpoint="convnextv2_atto.fcmae"),
     ),
     neck=dict(in_channels=[40, 80, 160, 320]),
 )

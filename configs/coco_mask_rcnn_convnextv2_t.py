@@ -14,10 +14,7 @@ model = dict(
         arch="tiny",
         out_indices=(0, 1, 2, 3),
         drop_path_rate=0.4,
-        init_cfg=dict(
-            type="Pretrained",
-            checkpoint="https://dl.fbaipublicfiles.com/convnext/convnextv2/pt_only/convnextv2_tiny_1k_224_fcmae.pt",
-        ),
+        init_cfg=dict(type="Pretrained", checkpoint="convnextv2_tiny.fcmae"),
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

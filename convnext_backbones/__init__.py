@@ -1,7 +1,8 @@
 """ConvNeXt and ConvNeXt V2 backbones. Importing this package imports no framework but torch."""
 
-from .classifier import ConvNeXtClassifier, create_classifier
-from .convnext import GRN, Block, ConvNeXt, ConvNeXtV2, LayerNorm2d, create_backbone
+from .classifier import ConvNeXtClassifier
+from .convnext import GRN, Block, ConvNeXt, ConvNeXtV2, LayerNorm2d
+from .create import create_backbone, create_classifier
 from .variants import VARIANTS, Variant
 
 __version__ = "0.1.0"

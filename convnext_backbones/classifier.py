@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from .convnext import EPS, Trunk
 from .refusals import refuse_unknown_options
-from .variants import get_variant, resolve_arch
+from .variants import resolve_arch
 
 
 class Features(NamedTuple):
@@ -135,9 +135,3 @@ def classification_loss(logits: Tensor, labels: Tensor, num_classes: int) -> Ten
             "class numbers are given as integers (N,)"
         )
     return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-
-
-def create_classifier(name: str, **options) -> ConvNeXtClassifier:
-    """The classifier of a full name in VARIANTS, e.g. create_classifier("convnextv2_tiny")."""
-    variant = get_variant(name)
-    return ConvNeXtClassifier(variant.size, version=variant.version, **options)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .refusals import check_images, check_options, refuse_unknown_options
 from .selection import feature_names, select_features
-from .variants import get_variant, resolve_arch
+from .variants import resolve_arch
 
 EPS = 1e-6  # of every LayerNorm and GRN
 
@@ -331,12 +331,6 @@ class ConvNeXtV2(ConvNeXt):
     """
 
     version = 2
-
-
-def create_backbone(name: str, **options) -> ConvNeXt:
-    """The backbone of a full name in VARIANTS, e.g. create_backbone("convnextv2_tiny")."""
-    variant = get_variant(name)
-    return (ConvNeXtV2 if variant.version == 2 else ConvNeXt)(variant.size, **options)
 
 
 def _norm_name(position: int) -> str:

@@ -358,3 +358,41 @@ def test_any_number_of_stages_loads(tmp_path):
     )
     assert str(file) == "a ConvNeXt V1 of depths (1, 2, 1) and dims (8, 16, 24) (official names)"
     assert load_pretrained(ConvNeXt(arch), path).share == 1
+
+
+@pytest.mark.parametrize("create", [create_backbone, create_classifier])
+def test_pretrained_builds_and_loads_in_one_call(tmp_path, create, caplog):
+    source = randomised(create_classifier("convnext_atto"))
+    path = saved(tmp_path / "mine.pth", source.state_dict())
+    with caplog.at_level("INFO", logger="convnext_backbones"):
+        model = create("convnext_atto", pretrained=path)
+    assert torch.equal(model.stages[3][1].gamma, source.stages[3][1].gamma)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert "mine.pth is convnext_atto (official names)" in caplog.text
+    with pytest.raises(CheckpointError, match="this is convnext_atto"):
+        create("convnextv2_atto", pretrained=path)
+
+
+def test_weights_that_forbid_commercial_use_say_so(tmp_path, caplog):
+    state = randomised(create_classifier("convnextv2_atto")).state_dict()
+    path = saved(tmp_path / "convnextv2_atto_1k_224_ema.pt", {"model": state})
+    create_backbone("convnextv2_atto", pretrained=path)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "licence CC-BY-NC-4.0, not for commercial use" in caplog.text
+
+
+def test_a_name_of_the_catalogue_is_loaded_from_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    source = randomised(create_classifier("convnextv2_atto"))
+    saved(
+        tmp_path / "checkpoints" / "convnextv2_atto_1k_224_ema.pt", {"model": source.state_dict()}
+    )
+    for name in ("convnextv2_atto.fcmae_ft_in1k", "facebook/convnextv2-atto-1k-224"):
+        model = create_classifier("convnextv2_atto", pretrained=name)
+        assert torch.equal(model.head.weight, source.head.weight)
+    with pytest.raises(CheckpointError, match=r"convnextv2_tiny_1k_224_ema\.pt"):
+        create_classifier("convnextv2_tiny", pretrained="convnextv2_tiny.fcmae_ft_in1k")
+    with pytest.raises(CheckpointError, match=r"Did you mean 'convnextv2_tiny\.fcmae_ft_in1k'"):
+        create_classifier("convnextv2_tiny", pretrained="convnextv2_tiny.fcmae_in1k")

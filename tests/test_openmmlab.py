@@ -223,8 +223,19 @@ def test_init_cfg_refuses_weights_of_another_network(official_file):
     path, _ = official_file
     pretrained = dict(type="Pretrained", checkpoint=str(path))
     for options in (dict(type="ConvNeXtV2", arch="tiny"), dict(type="ConvNeXt", arch="atto")):
-        with pytest.raises(CheckpointError, match="this is convnextv2_atto; the model is convnext"):
+        with pytest.raises(
+            CheckpointError, match=r"this is convnextv2_atto .*; the model is convnext"
+        ):
             MODELS.build(dict(**options, init_cfg=pretrained)).init_weights()
+
+
+def test_pretrained_is_short_for_init_cfg(official_file):
+    path, state = official_file
+    model = MODELS.build(dict(type="ConvNeXtV2", arch="atto", pretrained=str(path)))
+    model.init_weights()
+    assert torch.equal(model.stages[0][0].dwconv.weight, state["stages.0.0.dwconv.weight"])
+    with pytest.raises(ValueError, match="give one of the two"):
+        MODELS.build(dict(type="ConvNeXtV2", pretrained="a.pth", init_cfg=dict(type="Pretrained")))
 
 
 def test_init_cfg_takes_a_prefix(official_file, tmp_path):

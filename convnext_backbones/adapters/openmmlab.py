@@ -1,7 +1,8 @@
 """ConvNeXt and ConvNeXtV2 for MMDetection, MMSegmentation and whatever else is built on MMEngine.
 
     custom_imports = dict(imports=["convnext_backbones.adapters.openmmlab"])
-    model = dict(backbone=dict(type="ConvNeXtV2", arch="tiny", out_indices=(0, 1, 2, 3)), ...)
+    model = dict(backbone=dict(type="ConvNeXtV2", arch="tiny", out_indices=(0, 1, 2, 3),
+                               pretrained="convnextv2_tiny.fcmae_ft_in1k"), ...)
 
 Importing this module also replaces MMEngine's checkpoint reading for files and URLs by one that
 never executes what it reads (training/mmengine_checkpoints.py says why).
@@ -30,8 +31,22 @@ register_safe_reading()
 class _ForMMEngine:
     """init_cfg and init_weights, as MMEngine's models have them, and maps that mmcv can read."""
 
-    def __init__(self, arch="tiny", *, init_cfg: dict | list[dict] | None = None, **options):
+    def __init__(
+        self,
+        arch="tiny",
+        *,
+        pretrained: str | None = None,
+        init_cfg: dict | list[dict] | None = None,
+        **options,
+    ):
         super().__init__(arch, **options)
+        if pretrained is not None and init_cfg is not None:
+            raise ValueError(
+                f"pretrained={pretrained!r} is short for init_cfg=dict(type='Pretrained', "
+                "checkpoint=...), and init_cfg was given too; give one of the two"
+            )
+        if pretrained is not None:
+            init_cfg = dict(type="Pretrained", checkpoint=pretrained)
         self.init_cfg = init_cfg
         self.is_init = False
 
@@ -41,15 +56,17 @@ class _ForMMEngine:
         return tuple(x.contiguous() for x in super().forward(images))
 
     def init_weights(self) -> None:
-        """Apply init_cfg. Type Pretrained reads every layout that `load_pretrained` knows."""
+        """Apply init_cfg. Type Pretrained takes what load_pretrained takes, and its options."""
         if self.is_init or not self.init_cfg:
             return
         entries = [self.init_cfg] if isinstance(self.init_cfg, dict) else list(self.init_cfg)
         pretrained = [entry for entry in entries if entry["type"] == "Pretrained"]
         initialize(self, [entry for entry in entries if entry["type"] != "Pretrained"])
         for entry in pretrained:
-            report = load_pretrained(self, entry["checkpoint"], prefix=entry.get("prefix"))
-            print_log(str(report), logger="current")
+            options = {
+                k: v for k, v in entry.items() if k not in ("type", "checkpoint", "map_location")
+            }
+            print_log(str(load_pretrained(self, entry["checkpoint"], **options)), logger="current")
         self.is_init = True
 
 

@@ -1,14 +1,17 @@
 """Reading checkpoints without executing them, and loading them with a verdict."""
 
 from ..errors import CheckpointError
+from .catalogue import CATALOGUE, Weights
 from .conversion import convert_checkpoint
 from .inspection import inspect_checkpoint
 from .loading import LoadReport, load_pretrained
 from .reading import read_checkpoint
 
 __all__ = [
+    "CATALOGUE",
     "CheckpointError",
     "LoadReport",
+    "Weights",
     "convert_checkpoint",
     "inspect_checkpoint",
     "load_pretrained",

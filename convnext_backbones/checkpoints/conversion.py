@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from .inspection import Inspected, inspect_checkpoint
 from .layouts import to_layout
 from .sources import locate
@@ -82,10 +81,10 @@ def convert_checkpoint(
     _check_network(file, to)
     state, left = to_layout(file.state, _table(file, to), version=file.network.version)
     state = {name: value.clone() for name, value in state.items()}  # views of one storage otherwise
-    size = located.weights.resolution if located.weights else 224
     destination.parent.mkdir(parents=True, exist_ok=True)
     if to == "huggingface":
-        _write_folder(destination, state, file, size)
+        preprocessing = (located.weights and located.weights.preprocessing) or {}
+        _write_folder(destination, state, file, preprocessing)
     else:
         _write_file(destination, state, to)
     left_out = (*file.outside, *file.dropped, *(file.names[name] for name in left))
@@ -134,11 +133,27 @@ def _write_file(path: Path, state: dict[str, Tensor], to: str) -> None:
             torch.save(wrapped, temporary)
 
 
-def _write_folder(folder: Path, state: dict[str, Tensor], file: Inspected, size: int) -> None:
+def _write_folder(
+    folder: Path, state: dict[str, Tensor], file: Inspected, preprocessing: dict
+) -> None:
     """Config, image processor and weights, as from_pretrained of transformers reads them."""
+    from ..preprocessing import EvaluationTransform  # here: importing torchvision takes a second
+
+    transform = EvaluationTransform(**preprocessing)
     files = {
-        "config.json": _huggingface_config(file, size),
-        "preprocessor_config.json": _huggingface_processor(size),
+        "config.json": _huggingface_config(file, transform.image_size),
+        "preprocessor_config.json": {
+            "image_processor_type": "ConvNextImageProcessor",
+            "size": {"shortest_edge": transform.image_size},
+            "crop_pct": transform.crop_pct,
+            "resample": {"bilinear": 2, "bicubic": 3}[transform.interpolation.value],
+            "rescale_factor": 1 / 255,
+            "image_mean": transform.mean,
+            "image_std": transform.std,
+            "do_resize": True,
+            "do_rescale": True,
+            "do_normalize": True,
+        },
     }
     with _replacing(folder) as temporary:
         temporary.mkdir()
@@ -180,21 +195,6 @@ def _huggingface_config(file: Inspected, size: int) -> dict:
         labels = {str(k): f"LABEL_{k}" for k in range(network.num_classes)}
         config.update(id2label=labels, label2id={label: int(k) for k, label in labels.items()})
     return config
-
-
-def _huggingface_processor(size: int) -> dict:
-    return {
-        "image_processor_type": "ConvNextImageProcessor",
-        "size": {"shortest_edge": size},
-        "crop_pct": 224 / 256,
-        "resample": 3,  # bicubic
-        "rescale_factor": 1 / 255,
-        "image_mean": list(IMAGENET_MEAN),
-        "image_std": list(IMAGENET_STD),
-        "do_resize": True,
-        "do_rescale": True,
-        "do_normalize": True,
-    }
 
 
 @contextmanager

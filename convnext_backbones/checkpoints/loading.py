@@ -38,9 +38,15 @@ class LoadReport:
     licence: str | None = None
     other_sections: tuple[str, ...] = ()
 
+    @property
+    def non_commercial(self) -> bool:
+        """Whether the licence is known to forbid commercial use."""
+        return bool(self.licence) and bool(re.search("-NC-|Noncommercial", self.licence))
+
     def __str__(self) -> str:
         new = f"new: {_groups(self.reinitialised)}" if self.reinitialised else "nothing is new"
         licence = f"; licence {self.licence}" if self.licence else ""
+        licence += ", not for commercial use" if self.non_commercial else ""
         also = f"; not taken: {', '.join(self.other_sections)}" if self.other_sections else ""
         return (
             f"pretrained weights: {self.source} is {self.recognised} "

@@ -1,0 +1,45 @@
+"""Models by their full names, with published or own weights."""
+
+import logging
+from pathlib import Path
+
+from .checkpoints import load_pretrained
+from .classifier import ConvNeXtClassifier
+from .convnext import ConvNeXt, ConvNeXtV2
+from .variants import get_variant
+
+logger = logging.getLogger("convnext_backbones")
+
+
+def create_backbone(name: str, *, pretrained: str | Path | None = None, **options) -> ConvNeXt:
+    """The backbone of a full name in VARIANTS, e.g. create_backbone("convnextv2_tiny").
+
+    Args:
+        name: a key of VARIANTS.
+        pretrained: a name of the catalogue such as "convnextv2_tiny.fcmae_ft_in1k", a file, a
+            Hugging Face folder or a URL; see checkpoints.load_pretrained, whose verdict is logged.
+        options: those of ConvNeXt.
+    """
+    variant = get_variant(name)
+    model = (ConvNeXtV2 if variant.version == 2 else ConvNeXt)(variant.size, **options)
+    return _with_weights(model, pretrained)
+
+
+def create_classifier(
+    name: str, *, pretrained: str | Path | None = None, **options
+) -> ConvNeXtClassifier:
+    """The classifier of a full name in VARIANTS; pretrained as for create_backbone.
+
+    A head of another size than the file's stays as initialised.
+    """
+    variant = get_variant(name)
+    model = ConvNeXtClassifier(variant.size, version=variant.version, **options)
+    return _with_weights(model, pretrained)
+
+
+def _with_weights(model, pretrained):
+    if pretrained is not None:
+        report = load_pretrained(model, pretrained)
+        # A licence that forbids commercial use is shown whether or not logging is set up.
+        logger.log(logging.WARNING if report.non_commercial else logging.INFO, "%s", report)
+    return model
