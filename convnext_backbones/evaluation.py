@@ -224,17 +224,22 @@ def evaluate(
     """Count the right predictions of a classifier, on its device, over a loader of Pictures.
 
     Raises:
-        UserError: too many unreadable pictures, logits that are not finite, too little memory, or a
-            worker of the loader that died.
+        UserError: too many unreadable pictures, logits that are not finite, or a worker of the
+            loader that died.
     """
     device = next(model.parameters()).device
     model.eval()
     top1 = top5 = pictures = 0
     unreadable: list[str] = []
     start = time.perf_counter()
-    with _sentences():
+    with _sentence_for_workers():
         for images, targets, reasons in progress(loader):
             unreadable += filter(None, reasons)
+            if len(unreadable) > MOST_UNREADABLE * len(loader.dataset):
+                raise UserError(
+                    f"more than {MOST_UNREADABLE:.0%} of the {len(loader.dataset)} pictures cannot be "
+                    f"read: {_some(unreadable)}; copy or unpack the data again"
+                )
             images, targets = images[targets >= 0], targets[targets >= 0]
             if not len(images):
                 continue
@@ -245,22 +250,13 @@ def evaluate(
             top1 += right[:, 0].sum().item()
             top5 += right.any(dim=1).sum().item()
             pictures += len(images)
-    seconds = time.perf_counter() - start
-    if len(unreadable) > MOST_UNREADABLE * (pictures + len(unreadable)):
-        raise UserError(
-            f"{len(unreadable)} of {pictures + len(unreadable)} pictures cannot be read, more than "
-            f"{MOST_UNREADABLE:.0%}: {_some(unreadable)}; copy or unpack the data again"
-        )
-    return Accuracy(top1, top5, pictures, unreadable, seconds)
+    return Accuracy(top1, top5, pictures, unreadable, time.perf_counter() - start)
 
 
 @contextlib.contextmanager
-def _sentences():
-    """What commonly goes wrong with a device or with workers, as a sentence."""
+def _sentence_for_workers():
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise UserError("the device has too little memory; give a smaller --batch-size") from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
