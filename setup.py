@@ -19,7 +19,8 @@ class BuildWithConfigs(build_py):
         super().run()
         if self.editable_mode:
             return
-        for config in (ROOT / "configs").rglob("*.py"):
+        configs = ROOT / "configs"
+        for config in [*configs.rglob("*.py"), *configs.rglob("*.yaml")]:
             target = Path(self.build_lib, "convnext_backbones", config.relative_to(ROOT))
             self.mkpath(str(target.parent))
             self.copy_file(str(config), str(target))
@@ -47,7 +48,7 @@ setup(
             "tqdm",
             "matplotlib",
         ],
-        "detectron2": ["detectron2", "tqdm", "matplotlib"],
+        "detectron2": ["detectron2", "tqdm", "matplotlib", "rich", "filelock", "shapely"],
         "dev": ["pytest", "hypothesis", "ruff", "timm", "transformers", "fvcore"],
     },
     classifiers=[

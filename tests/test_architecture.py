@@ -38,6 +38,9 @@ ALLOWED = {
     "training/detectron2_checkpoints.py": {"torch", "detectron2"},
     "training/mmengine_checkpoints.py": {"numpy", "mmengine"},
     "training/openmmlab.py": {"numpy", "torch", "PIL", "mmengine", "mmdet", "mmseg"},
+    "training/detectron2.py": {"numpy", "torch", "detectron2", "fvcore"},
+    "training/detectron2_run.py": {"numpy", "torch", "PIL", "yaml", "detectron2", "omegaconf"},
+    "training/detectron2_sample.py": {"detectron2", "omegaconf"},
     "training/sample.py": {"filelock", "tqdm"},
     "training/report.py": {"matplotlib", "rich"},
 }
@@ -84,7 +87,8 @@ def test_the_wheel_carries_the_configs(tmp_path):
         check=True, capture_output=True,
     )  # fmt: skip
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    for config in (ROOT / "configs").rglob("*.py"):
+    configs = ROOT / "configs"
+    for config in [*configs.rglob("*.py"), *configs.rglob("*.yaml")]:
         inside = f"convnext_backbones/configs/{config.relative_to(ROOT / 'configs')}"
         assert inside in names
     assert "convnext_backbones/convnext.py" in names

@@ -1,9 +1,13 @@
 """Draw what a trained model sees in a picture or in a folder of pictures.
 
-python tools/predict.py CONFIG CHECKPOINT IMAGE_OR_FOLDER --out DIR
+    python tools/predict.py CONFIG CHECKPOINT IMAGE_OR_FOLDER --out DIR
+
+CONFIG is one of MMDetection, MMSegmentation or Detectron2 (LazyConfig or YAML).
 """
 
 import argparse
+import importlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +15,6 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from convnext_backbones.errors import UserError, exit_with_sentence
-from convnext_backbones.training import openmmlab as run
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -41,8 +44,19 @@ def pictures(source: str) -> list[Path]:
     return [path]
 
 
+def framework_of(config: str) -> str:
+    """The module of convnext_backbones.training that runs this config."""
+    path = Path(config)
+    if path.suffix in (".yaml", ".yml"):
+        return "detectron2_run"
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    lazy = re.search(r"^\s*(from|import) (detectron2\b|\.)", text, re.M) and "mmengine" not in text
+    return "detectron2_run" if lazy else "openmmlab"
+
+
 def main():
     args = parse_args()
+    run = importlib.import_module(f"convnext_backbones.training.{framework_of(args.config)}")
     run.quiet_warnings()
     files = pictures(args.source)
     cfg = run.load_config(args.config, sample=args.sample)

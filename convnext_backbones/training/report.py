@@ -21,14 +21,35 @@ METRICS = {
     "coco/segm_mAP_50": "mask AP50",
 }
 
+# What Detectron2 logs, by the names above, and the factor to their scale.
+DETECTRON2_METRICS = {
+    "sem_seg/mIoU": ("mIoU", 1.0),
+    "sem_seg/mACC": ("mAcc", 1.0),
+    "sem_seg/pACC": ("aAcc", 1.0),
+    "bbox/AP": ("coco/bbox_mAP", 0.01),
+    "bbox/AP50": ("coco/bbox_mAP_50", 0.01),
+    "segm/AP": ("coco/segm_mAP", 0.01),
+    "segm/AP50": ("coco/segm_mAP_50", 0.01),
+}
+
 
 def read_scalars(work_dir: Path) -> tuple[list[dict], list[dict]]:
     """Training and validation records of all of a run's sessions, each by its iteration.
 
-    Where a resumed session repeats an iteration, the later one counts.
+    Reads what MMEngine or Detectron2 logged there. Where a resumed session repeats an iteration, the
+    later one counts.
     """
     training: dict[int, dict] = {}
     validation: dict[int, dict] = {}
+    detectron2 = work_dir / "metrics.json"
+    for line in detectron2.read_text().splitlines() if detectron2.exists() else ():
+        record = json.loads(line)
+        losses = {key: value for key, value in record.items() if key.startswith("loss")}
+        if "total_loss" in record:
+            training[record["iteration"]] = {**losses, "loss": record["total_loss"]}
+        metrics = detectron2_metrics(record)
+        if metrics:
+            validation[record["iteration"]] = metrics
     for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
         last_iteration = 0
         for line in file.read_text().splitlines():
@@ -43,6 +64,15 @@ def read_scalars(work_dir: Path) -> tuple[list[dict], list[dict]]:
         [{**record, "at": at} for at, record in sorted(training.items())],
         [{**record, "at": at} for at, record in sorted(validation.items())],
     )
+
+
+def detectron2_metrics(record: dict) -> dict:
+    """The metrics in a record of Detectron2 ("bbox/AP50", in percent) as MMEngine logs them."""
+    return {
+        name: factor * record[key]
+        for key, (name, factor) in DETECTRON2_METRICS.items()
+        if key in record
+    }
 
 
 def metrics_of(record: dict) -> dict[str, float]:

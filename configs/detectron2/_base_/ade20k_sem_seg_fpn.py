@@ -1,0 +1,119 @@
+# ADE20K, SemSegFPN, 160k iterations: what every ade20k_sem_seg_fpn_* config shares.
+# A config adds the backbone, learning rate, layer decay and initial weights.
+import detectron2.data.transforms as T
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.data import (
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.evaluation import SemSegEvaluator
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import FPN, SemanticSegmentor
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
+from detectron2.projects.point_rend import ColorAugSSDTransform
+from detectron2.solver import WarmupParamScheduler
+from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
+
+from convnext_backbones.training.detectron2 import (
+    SemSegMapper,
+    layer_decay_groups,
+    load_label_map,
+)
+
+# ---- data ----------------------------------------------------------------------------------------
+# $DETECTRON2_DATASETS/ADEChallengeData2016 (datasets/... without it), as distributed: the label maps
+# hold 0 for "no class", which SemSegMapper and load_label_map take out
+dataloader = dict(
+    train=L(build_detection_train_loader)(
+        dataset=L(get_detection_dataset_dicts)(names="ade20k_train"),
+        mapper=L(SemSegMapper)(
+            is_train=True,
+            augmentations=[
+                # 512 * (0.5 to 2.0), with a long side <= 2048 * 2.0
+                L(T.ResizeShortestEdge)(
+                    short_edge_length=[256, 1024], max_size=4096, sample_style="range"
+                ),
+                L(T.RandomCrop_CategoryAreaConstraint)(
+                    crop_type="absolute",
+                    crop_size=[512, 512],
+                    single_category_max_area=0.75,
+                    ignored_category=0,
+                ),
+                L(T.RandomFlip)(horizontal=True),
+                L(ColorAugSSDTransform)(img_format="RGB"),
+            ],
+            image_format="RGB",
+        ),
+        total_batch_size=16,  # 8 GPUs * 2 images
+        num_workers=4,
+    ),
+    test=L(build_detection_test_loader)(
+        dataset=L(get_detection_dataset_dicts)(names="ade20k_val", filter_empty=False),
+        mapper=L(SemSegMapper)(
+            is_train=False,
+            augmentations=[L(T.ResizeShortestEdge)(short_edge_length=512, max_size=2048)],
+            image_format="RGB",
+        ),
+        num_workers=4,
+    ),
+    evaluator=L(SemSegEvaluator)(
+        dataset_name="${..test.dataset.names}", sem_seg_loading_fn=load_label_map
+    ),
+)
+
+# ---- model ---------------------------------------------------------------------------------------
+model = L(SemanticSegmentor)(
+    backbone=L(FPN)(in_features="${.bottom_up.out_features}", out_channels=256),
+    sem_seg_head=L(SemSegFPNHead)(
+        input_shape={
+            name: L(ShapeSpec)(channels="${....backbone.out_channels}", stride=stride)
+            for name, stride in (("p2", 4), ("p3", 8), ("p4", 16), ("p5", 32))
+        },
+        num_classes=150,
+        conv_dims=128,
+        common_stride=4,
+        norm="GN",
+        ignore_value=255,
+        loss_weight=1.0,
+    ),
+    pixel_mean=[123.675, 116.28, 103.53],
+    pixel_std=[58.395, 57.12, 57.375],
+)
+
+# ---- optimizer: lr and decay_rate come from the config -------------------------------------------
+# No gradient clipping: the recipe has none.
+optimizer = L(torch.optim.AdamW)(
+    params=L(layer_decay_groups)(
+        lr="${..lr}", weight_decay="${..weight_decay}", decay_rate=1.0, decay_type="stage_wise"
+    ),
+    lr=1e-4,
+    betas=(0.9, 0.999),
+    weight_decay=0.05,
+)
+
+# ---- schedule ------------------------------------------------------------------------------------
+# 160000 iterations * 16 images / 20210 training images = 127 epochs
+iterations = 160000
+lr_multiplier = L(WarmupParamScheduler)(
+    scheduler=L(PolynomialDecayParamScheduler)(base_value=1.0, power=1.0),  # to 0
+    warmup_length=1500 / iterations,
+    warmup_method="linear",
+    warmup_factor=1e-6,
+    rescale_interval=True,  # the decay begins when the warm-up ends
+)
+
+# ---- runtime -------------------------------------------------------------------------------------
+train = dict(
+    output_dir="./output",
+    init_checkpoint="",
+    max_iter=iterations,
+    amp=dict(enabled=True),
+    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    checkpointer=dict(period=16000, max_to_keep=3),
+    eval_period=16000,
+    log_period=20,
+    device="cuda",
+    seed=0,
+)

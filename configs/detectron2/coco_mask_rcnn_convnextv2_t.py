@@ -1,0 +1,27 @@
+# ConvNeXt V2-Tiny + Mask R-CNN on COCO, 36 epochs ("3x"), multi-scale
+# Paper    "ConvNeXt V2", arXiv:2301.00808
+# Command  python tools/train_detectron2.py configs/detectron2/coco_mask_rcnn_convnextv2_t.py --num-gpus 8
+# Hardware 8 GPUs x 2 images
+# Expected unknown: no recipe for this size is published and this one was not run. Its figures are
+#          the V1-T recipe's (lr, layer decay, also those of MMDetection's Mask R-CNN V2-B) with
+#          its drop path; V2's author advises no weight decay on GRN.
+# Weights  FCMAE pre-trained, CC-BY-NC 4.0 (non-commercial)
+from detectron2.config import LazyCall as L
+
+from convnext_backbones.adapters.detectron2 import ConvNeXtV2
+
+from ._base_.coco import dataloader, lr_multiplier, optimizer, train
+from ._base_.mask_rcnn_fpn import model
+
+model.backbone.bottom_up = L(ConvNeXtV2)(
+    arch="tiny",
+    out_features=["stage1", "stage2", "stage3", "stage4"],
+    drop_path_rate=0.4,
+)
+train.init_checkpoint = (
+    "https://dl.fbaipublicfiles.com/convnext/convnextv2/pt_only/convnextv2_tiny_1k_224_fcmae.pt"
+)
+
+# layer_wise, 0.95: 8 levels, the stem trains at 0.95 ** 7 = 0.698 of lr, the heads at 1
+optimizer.lr = 1e-4
+optimizer.params.decay_rate = 0.95

@@ -1,0 +1,571 @@
+"""From a config of Detectron2, YAML or LazyConfig, to a finished, reported run.
+
+The functions behind tools/train_detectron2.py and tools/predict.py. Both kinds of config run through
+one loop of Detectron2's trainer, hooks and evaluators; YamlRun and LazyRun say what it consists of.
+
+A LazyConfig is a program: loading one executes it. YAML is read without executing, and so is every
+checkpoint.
+"""
+
+import inspect
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+import yaml
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.engine import (
+    AMPTrainer,
+    SimpleTrainer,
+    create_ddp_model,
+    default_setup,
+    default_writers,
+    hooks,
+)
+from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.modeling import build_model
+from detectron2.structures import BoxMode
+from detectron2.structures.masks import polygons_to_bitmask
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from PIL import Image
+
+from ..adapters.detectron2 import add_convnext_config
+from ..checkpoints import read_checkpoint
+from ..errors import UserError
+from ..variants import nearest
+from ..visualize import draw_instances, draw_label_map, enlarged, palette_of
+from . import detectron2 as recipe
+from .detectron2_sample import shrink
+from .report import detectron2_metrics
+from .sample import ensure_sample_data
+
+# Console lines that hide the ones one looks for; the log file keeps them.
+TALKATIVE = (
+    "Environment info", "Command line arguments", "Running with full config", "Full config saved",
+    "Rank of current process", "[DatasetMapper]", "Serializing", "Serialized", "Distribution of",
+    "Using training sampler", "Making batched data loader", "[DetectionCheckpointer]",
+    "[Checkpointer]", "OrderedDict", "Start inference on", "Inference done", "Total inference", "Evaluation results",
+    "Preparing results", "Evaluating predictions", "Loading and preparing", "Evaluate annotation",
+    "Per-category", "copypaste", "[CommonMetricPrinter]", "No checkpoint found", "Saving results",
+)  # fmt: skip
+
+
+class Settings(NamedTuple):
+    """What the loop needs of a config, whichever kind it is."""
+
+    output_dir: str
+    weights: str
+    device: str
+    max_iter: int
+    batch: int
+    eval_period: int
+    log_period: int
+    checkpointer: dict
+    amp: bool
+    ddp: dict
+    train_data: list[str]
+    test_data: list[str]
+
+
+class YamlRun:
+    """A YAML config (CfgNode) and what a run of it consists of."""
+
+    def __init__(self, cfg: CfgNode):
+        self.cfg = cfg
+
+    @property
+    def settings(self) -> Settings:
+        cfg = self.cfg
+        return Settings(
+            output_dir=cfg.OUTPUT_DIR,
+            weights=cfg.MODEL.WEIGHTS,
+            device=cfg.MODEL.DEVICE,
+            max_iter=cfg.SOLVER.MAX_ITER,
+            batch=cfg.SOLVER.IMS_PER_BATCH,
+            eval_period=cfg.TEST.EVAL_PERIOD,
+            log_period=20,
+            checkpointer=dict(period=cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=3),
+            amp=cfg.SOLVER.AMP.ENABLED,
+            ddp=dict(broadcast_buffers=False),
+            train_data=list(cfg.DATASETS.TRAIN),
+            test_data=list(cfg.DATASETS.TEST),
+        )
+
+    def set(self, *, output_dir=None, device=None, amp=None) -> None:
+        cfg = self.cfg
+        cfg.OUTPUT_DIR = output_dir or cfg.OUTPUT_DIR
+        cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
+        cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED if amp is None else amp
+
+    def override(self, option: str) -> None:
+        key, value = option.split("=", 1)
+        _check_yaml_key(self.cfg, key)
+        try:
+            self.cfg.merge_from_list([key, value])
+        except ValueError as error:  # a value of another type
+            raise UserError(f"{option}: {error}") from error
+
+    def build_model(self) -> torch.nn.Module:
+        return build_model(self.cfg)
+
+    def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        return recipe.build_optimizer(self.cfg, model)
+
+    def build_lr_scheduler(self, optimizer):
+        return recipe.build_lr_scheduler(self.cfg, optimizer)
+
+    def build_train_loader(self):
+        return recipe.build_train_loader(self.cfg)
+
+    def build_test_loader(self, dataset: str):
+        return recipe.build_test_loader(self.cfg, dataset)
+
+    def build_evaluator(self, dataset: str):
+        return recipe.build_evaluator(dataset)
+
+    def build_test_mapper(self) -> DatasetMapper:
+        return DatasetMapper(self.cfg, False)
+
+
+class LazyRun:
+    """A LazyConfig and what a run of it consists of."""
+
+    def __init__(self, cfg: DictConfig):
+        self.cfg = cfg
+
+    @property
+    def settings(self) -> Settings:
+        train, loaders = self.cfg.train, self.cfg.dataloader
+        return Settings(
+            output_dir=train.output_dir,
+            weights=train.init_checkpoint,
+            device=train.device,
+            max_iter=train.max_iter,
+            batch=loaders.train.total_batch_size,
+            eval_period=train.eval_period,
+            log_period=train.log_period,
+            checkpointer=dict(train.checkpointer),
+            amp=train.amp.enabled,
+            ddp=dict(train.ddp),
+            train_data=_dataset_names(loaders.train),
+            test_data=_dataset_names(loaders.test)[:1],  # one loader, however many sets it has
+        )
+
+    def set(self, *, output_dir=None, device=None, amp=None) -> None:
+        train = self.cfg.train
+        train.output_dir = output_dir or train.output_dir
+        train.device = device or train.device
+        train.amp.enabled = train.amp.enabled if amp is None else amp
+
+    def override(self, option: str) -> None:
+        _check_lazy_key(self.cfg, option.split("=", 1)[0])
+        try:
+            LazyConfig.apply_overrides(self.cfg, [option])
+        except Exception as error:  # hydra's grammar has many errors of its own
+            raise UserError(f"{option}: {str(error).splitlines()[0]}") from error
+
+    def build_model(self) -> torch.nn.Module:
+        return instantiate(self.cfg.model).to(self.cfg.train.device)
+
+    def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        self.cfg.optimizer.params.model = model
+        optimizer = instantiate(self.cfg.optimizer)
+        del self.cfg.optimizer.params.model
+        for group in optimizer.param_groups:  # omegaconf's lists would make a checkpoint unreadable
+            group.update({k: tuple(v) for k, v in group.items() if OmegaConf.is_list(v)})
+        return optimizer
+
+    def build_lr_scheduler(self, optimizer):
+        return instantiate(self.cfg.lr_multiplier)
+
+    def build_train_loader(self):
+        return instantiate(self.cfg.dataloader.train)
+
+    def build_test_loader(self, dataset: str):
+        return instantiate(self.cfg.dataloader.test)
+
+    def build_evaluator(self, dataset: str):
+        return instantiate(self.cfg.dataloader.evaluator)
+
+    def build_test_mapper(self) -> DatasetMapper:
+        return instantiate(self.cfg.dataloader.test.mapper)
+
+
+Run = YamlRun | LazyRun
+
+
+# ---- configs -------------------------------------------------------------------------------------
+def load_config(path: str, *, sample: bool = False, options: list[str] | None = None) -> Run:
+    """The config at `path`, put on the sample data if asked, then with the user's own key=value.
+
+    Raises:
+        UserError: it is missing, cannot be read, has an unknown key, or is no config to train with.
+    """
+    file = Path(path)
+    if not file.is_file():
+        here = sorted(str(p) for p in Path("configs/detectron2").glob("*.[py]*"))
+        known = f"; configs here: {', '.join(here)}" if here else ""
+        raise UserError(f"there is no config {path}{known}")
+    if file.suffix not in (".py", ".yaml", ".yml"):
+        raise UserError(f"{path} is no config: its name ends neither in .py nor in .yaml")
+    run = _load_python(file) if file.suffix == ".py" else _load_yaml(file)
+    if sample:
+        ensure_sample_data()
+        print("--sample changes this config:")
+        for line in shrink(run.cfg):
+            print(f"  {line}")
+    for option in options or []:
+        if "=" not in option:
+            raise UserError(f"{option!r} is no override; write key=value, e.g. train.max_iter=100")
+        run.override(option)
+    return run
+
+
+def _load_python(file: Path) -> LazyRun:
+    try:
+        cfg = LazyConfig.load(str(file))
+    except (SyntaxError, ImportError, AttributeError) as error:
+        raise UserError(f"config {file} cannot be read: {error}") from error
+    return _checked_lazy(cfg, file)
+
+
+def _load_yaml(file: Path) -> Run:
+    """A YAML config; or a LazyConfig as a run saves it, in its work directory."""
+    try:
+        content = yaml.safe_load(file.read_text())
+        if isinstance(content, dict) and "model" in content:
+            return _checked_lazy(OmegaConf.create(content, flags={"allow_objects": True}), file)
+        cfg = get_cfg()
+        add_convnext_config(cfg)
+        recipe.add_training_config(cfg)
+        cfg.merge_from_file(str(file), allow_unsafe=False)
+    except yaml.constructor.ConstructorError as error:
+        raise UserError(
+            f"config {file} names Python objects ({error.problem}), which could run code, and is "
+            "refused; use the .py config that it came from"
+        ) from error
+    except (yaml.YAMLError, OSError, KeyError, ValueError, AssertionError, AttributeError) as error:
+        raise UserError(f"config {file} cannot be read: {error}") from error
+    return YamlRun(cfg)
+
+
+def _checked_lazy(cfg: DictConfig, file: Path) -> LazyRun:
+    parts = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+    missing = [name for name in parts if name not in cfg]
+    if missing:
+        raise UserError(
+            f"config {file} lacks {', '.join(missing)}; a LazyConfig to train with has "
+            f"{', '.join(parts)}"
+        )
+    return LazyRun(cfg)
+
+
+def _dataset_names(loader: DictConfig) -> list[str]:
+    names = OmegaConf.select(loader, "dataset.names", default=[])
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _check_yaml_key(cfg: CfgNode, key: str) -> None:
+    """UserError, with the nearest key, for one that the config does not have."""
+    node = cfg
+    for name in key.split("."):
+        if not isinstance(node, CfgNode) or name not in node:
+            known = node if isinstance(node, CfgNode) else ()
+            raise UserError(f"the config has no {key}: {nearest(name, known)}")
+        node = node[name]
+
+
+def _check_lazy_key(cfg: DictConfig, key: str) -> None:
+    """UserError for a key that neither the config has nor the callable that a node stands for."""
+    node = cfg
+    for name in key.lstrip("+").split("."):
+        known = [str(k) for k in node] if OmegaConf.is_dict(node) else []
+        if "_target_" in known:
+            parameters = inspect.signature(_callable(node["_target_"])).parameters.values()
+            if any(p.kind is p.VAR_KEYWORD for p in parameters):
+                return  # it refuses unknown ones by itself
+            known = [name for name in known if name != "_target_"] + [p.name for p in parameters]
+        if OmegaConf.is_list(node):
+            known = [str(k) for k in range(len(node))]
+        if name.split("[")[0] not in known:
+            raise UserError(f"the config has no {key}: {nearest(name, dict.fromkeys(known))}")
+        node = OmegaConf.select(node, name)
+
+
+def _callable(target):
+    return locate(target) if isinstance(target, str) else target
+
+
+# ---- before a run --------------------------------------------------------------------------------
+LAYOUTS = {
+    "coco": """\
+    {root}/
+      train2017/*.jpg   val2017/*.jpg
+      annotations/instances_train2017.json   annotations/instances_val2017.json
+  from cocodataset.org: train2017.zip, val2017.zip, annotations_trainval2017.zip""",
+    "sem_seg": """\
+    {root}/
+      images/training/*.jpg        images/validation/*.jpg
+      annotations/training/*.png   annotations/validation/*.png
+  from ADEChallengeData2016.zip of the MIT scene parsing benchmark""",
+}
+
+
+def check_data(run: Run, *, train: bool = True) -> None:
+    """UserError for an unregistered data set, and with the expected layout for missing files."""
+    settings = run.settings
+    splits = {"train": settings.train_data if train else [], "test": settings.test_data}
+    for split, name in ((split, name) for split, names in splits.items() for name in names):
+        if name not in DatasetCatalog.list():
+            raise UserError(
+                f"no data set {name!r} is registered; {nearest(name, DatasetCatalog.list())}"
+            )
+        meta = MetadataCatalog.get(name)
+        keys = ("json_file", "image_root", "sem_seg_root")
+        paths = [Path(meta.get(key)) for key in keys if meta.get(key)]
+        missing = [path for path in paths if "://" not in str(path) and not path.exists()]
+        if missing:
+            kind, up = meta.get("evaluator_type"), Path(meta.image_root).parent
+            root = up.parent if kind == "sem_seg" else up
+            expected = LAYOUTS[kind].format(root=root) if kind in LAYOUTS else f"    {paths}"
+            raise UserError(
+                f"the {split} data is not there: {missing[0]} is missing. Expected layout:\n"
+                f"{expected}\n"
+                "  Link or copy it there, or set DETECTRON2_DATASETS to the folder above it, or try the "
+                "run on generated data first: add --sample"
+            )
+
+
+def fit_to_device(run: Run, processes: int) -> None:
+    """Replace what this machine cannot run, in place, and say so in a line."""
+    batch = run.settings.batch
+    if batch % processes:
+        raise UserError(f"a batch of {batch} pictures cannot be split over {processes} processes")
+    if torch.cuda.is_available():
+        return
+    changes = [f"{run.settings.device} -> cpu"] if run.settings.device != "cpu" else []
+    changes += ["mixed precision -> float32"] if run.settings.amp else []
+    run.set(device="cpu", amp=False)
+    count = _replace_sync_bn(run.cfg)
+    changes += [f"SyncBN -> BN ({count} places)"] if count else []
+    if changes:
+        print(f"without a GPU, {processes} process{'es' * (processes > 1)}: {'; '.join(changes)}")
+
+
+def _replace_sync_bn(node) -> int:
+    """Change every "SyncBN" in a config to "BN"; returns how many there were."""
+    keys = range(len(node)) if isinstance(node, (list, ListConfig)) else list(node)
+    count = 0
+    for key in keys:
+        if isinstance(node[key], (CfgNode, DictConfig, ListConfig)):
+            count += _replace_sync_bn(node[key])
+        elif isinstance(node[key], str) and node[key] == "SyncBN":
+            node[key] = "BN"
+            count += 1
+    return count
+
+
+def quiet_warnings() -> None:
+    """Silence the frameworks' own deprecation warnings; not ours."""
+    for package in ("detectron2", "fvcore", "torch", "torchvision", "pycocotools", "pkg_resources"):
+        warnings.filterwarnings("ignore", module=rf"{package}(\.|$)")
+
+
+def set_up(run: Run, args) -> None:
+    """Detectron2's own set-up (log, saved config, seed), with a console that leaves out what is in
+    the log file anyway."""
+    output, rank = run.settings.output_dir, comm.get_rank()
+    # in default_setup's own words: the loggers are cached by them
+    for logger in (
+        setup_logger(output, distributed_rank=rank, name="fvcore"),
+        setup_logger(output, distributed_rank=rank),
+    ):
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(lambda record: not record.getMessage().startswith(TALKATIVE))
+    default_setup(run.cfg, args)
+
+
+# ---- the run -------------------------------------------------------------------------------------
+def build(run: Run) -> torch.nn.Module:
+    """The model; UserError when the config asks for what its parts refuse."""
+    try:
+        return run.build_model()
+    except (TypeError, ValueError, KeyError, AssertionError) as error:
+        raise UserError(f"the model of this config cannot be built: {error}") from error
+
+
+def train(run: Run, *, resume: bool) -> torch.nn.Module:
+    """Train, evaluate and save as the config says; returns the model, on every process."""
+    settings = run.settings
+    model = build(run)
+    optimizer = run.build_optimizer(model)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    logging.getLogger(__name__).info("%d parameter groups", len(rates))
+    ddp = settings.ddp if torch.cuda.is_available() else {**settings.ddp, "device_ids": None}
+    wrapped = create_ddp_model(model, **ddp)
+    trainer_class = AMPTrainer if settings.amp else SimpleTrainer
+    trainer = trainer_class(wrapped, run.build_train_loader(), optimizer)
+    checkpointer = DetectionCheckpointer(wrapped, settings.output_dir, trainer=trainer)
+    scheduler = run.build_lr_scheduler(optimizer)
+    trainer.register_hooks(
+        [hooks.IterationTimer(), hooks.LRScheduler(scheduler=scheduler)]
+        + (
+            [hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)]
+            if comm.is_main_process()
+            else []
+        )
+        + [hooks.EvalHook(settings.eval_period, lambda: evaluate(run, wrapped))]
+    )
+    checkpointer.resume_or_load(settings.weights, resume=resume)
+    start = trainer.iter + 1 if resume else 0
+    if comm.is_main_process():
+        if not resume:
+            _set_aside(Path(settings.output_dir) / "metrics.json")
+        writers = default_writers(settings.output_dir, settings.max_iter)
+        trainer.register_hooks([hooks.PeriodicWriter(writers, period=settings.log_period)])
+        print(f"optimizer: {len(rates)} parameter groups, lr {min(rates):.3g} to {max(rates):.3g}")
+    trainer.train(start, settings.max_iter)
+    return model
+
+
+def _set_aside(metrics: Path) -> None:
+    """Rename the metrics of an earlier run in the same folder, to which Detectron2 would append."""
+    if metrics.exists():
+        metrics.rename(metrics.with_name(f"metrics_until_{time.strftime('%Y%m%d_%H%M%S')}.json"))
+
+
+def evaluate(run: Run, model: torch.nn.Module) -> dict:
+    """Detectron2's results on the test data: {"bbox": {"AP": percent, ..}, ..}; {} off the main process."""
+    results = {}
+    for dataset in run.settings.test_data:
+        loader, evaluator = run.build_test_loader(dataset), run.build_evaluator(dataset)
+        found = inference_on_dataset(model, loader, evaluator)
+        if found and comm.is_main_process():
+            print_csv_format(found)
+        results[dataset] = found or {}
+    return results if len(results) > 1 else next(iter(results.values()), {})
+
+
+def metrics_of(results: dict) -> dict:
+    """The results by the names that report.py knows."""
+    return detectron2_metrics(flatten_results_dict(results))
+
+
+def load_trained(model: torch.nn.Module, checkpoint: str) -> None:
+    """Load a run's checkpoint whole into its model.
+
+    Raises:
+        UserError: unreadable, or a parameter is missing, left over or of another shape.
+    """
+    content = read_checkpoint(checkpoint)
+    state, wanted = content.get("model", content), model.state_dict()
+    problems = [f"{name} is missing" for name in wanted if name not in state]
+    problems += [f"{name} is left over" for name in state if name not in wanted]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, the model's {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if problems:
+        own = Path(checkpoint).parent / "config.yaml"
+        advice = f"; its run's own config is {own}" if own.exists() else ""
+        raise UserError(
+            f"{checkpoint} does not fit this config in {len(problems)} parameters "
+            f"({problems[0]}){advice}"
+        )
+    model.load_state_dict(state)
+
+
+# ---- pictures ------------------------------------------------------------------------------------
+def load_model(run: Run, checkpoint: str, device: str | None = None) -> torch.nn.Module:
+    """A trained model ready for `infer`, with `test_mapper` and `dataset_meta`."""
+    run.set(device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model = build(run)
+    load_trained(model, checkpoint)
+    model.test_mapper = run.build_test_mapper()
+    model.dataset_meta = MetadataCatalog.get((run.settings.test_data or ["__unnamed"])[0])
+    return model.eval()
+
+
+def infer(model: torch.nn.Module, image: np.ndarray) -> dict:
+    """The model's output for one (H, W, 3) uint8 BGR picture, at the picture's size."""
+    mapper = model.test_mapper
+    pixels = T.AugInput(image[..., ::-1] if mapper.image_format == "RGB" else image)
+    mapper.augmentations(pixels)
+    tensor = torch.from_numpy(np.ascontiguousarray(pixels.image.transpose(2, 0, 1)))
+    with torch.no_grad():
+        return model([{"image": tensor, "height": image.shape[0], "width": image.shape[1]}])[0]
+
+
+def draw_prediction(image: np.ndarray, output: dict, meta, score_threshold: float) -> np.ndarray:
+    """A model's output over its picture ((H, W, 3) uint8 RGB)."""
+    if "instances" not in output:
+        chances = output["sem_seg"].softmax(dim=0).cpu()
+        confidence, labels = chances.max(dim=0)
+        return draw_label_map(
+            image, labels.numpy(), *_classes_and_palette(meta, "stuff"), confidence.numpy()
+        )
+    found = output["instances"].to("cpu")
+    found = found[found.scores >= score_threshold]
+    masks = found.pred_masks.numpy() if found.has("pred_masks") else None
+    return draw_instances(
+        image, found.pred_boxes.tensor.numpy(), found.pred_classes.numpy(),
+        *_classes_and_palette(meta, "thing"), found.scores.numpy(), masks,
+    )  # fmt: skip
+
+
+def draw_truth(image: np.ndarray, record: dict, meta) -> np.ndarray:
+    """A data set's record over its picture ((H, W, 3) uint8 RGB)."""
+    if "annotations" not in record:
+        labels = np.asarray(Image.open(record["sem_seg_file_name"]))
+        if meta.get("label_of_no_class") == 0:
+            labels = labels - np.uint8(1)
+        return draw_label_map(image, labels, *_classes_and_palette(meta, "stuff"))
+    truth = [entry for entry in record["annotations"] if not entry.get("iscrowd")]
+    boxes = [BoxMode.convert(t["bbox"], t["bbox_mode"], BoxMode.XYXY_ABS) for t in truth]
+    masks = [polygons_to_bitmask(t["segmentation"], *image.shape[:2]) for t in truth]
+    return draw_instances(
+        image, np.array(boxes).reshape(-1, 4), np.array([t["category_id"] for t in truth], int),
+        *_classes_and_palette(meta, "thing"), masks=np.array(masks) if masks else None,
+    )  # fmt: skip
+
+
+def _classes_and_palette(meta, kind: str):
+    classes = meta.get(f"{kind}_classes")
+    if not classes:
+        raise UserError(f"the data set {meta.name!r} names no {kind}_classes in its metadata")
+    return classes, meta.get(f"{kind}_colors") or palette_of(len(classes))
+
+
+def prediction_rows(run: Run, model: torch.nn.Module, count: int, score_threshold=0.3) -> list:
+    """Picture, ground truth and prediction of the first `count` test pictures."""
+    if not run.settings.test_data:
+        return []
+    dataset = run.settings.test_data[0]
+    meta, records = MetadataCatalog.get(dataset), DatasetCatalog.get(dataset)[:count]
+    model.test_mapper = run.build_test_mapper()
+    model.eval()
+    rows = []
+    for record in records:
+        image = np.asarray(Image.open(record["file_name"]).convert("RGB"))
+        output = infer(model, image[..., ::-1])
+        rows.append(
+            [
+                enlarged(image)[0],
+                draw_truth(image, record, meta),
+                draw_prediction(image, output, meta, score_threshold),
+            ]
+        )
+    return rows
