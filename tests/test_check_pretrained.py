@@ -67,7 +67,7 @@ def test_a_right_checkpoint_is_named_and_loaded_whole(tmp_path):
         "std 0.229 0.224 0.225",
     ):
         assert line in done.stdout.splitlines()
-    assert "not in it; its licence is not known" in done.stdout
+    assert "not in it, so that its licence is not known; the official ConvNeXt V2" in done.stdout
     assert "nothing says how this file was trained" in done.stdout
 
 
@@ -135,6 +135,16 @@ def test_a_half_right_checkpoint_is_refused_with_what_is_missing(check, tmp_path
     assert "half.pth" in error
     expected = ["head.weight", "random"] if lost[0] == "stages.3" else [lost[0]]
     assert all(word in error for word in expected)
+
+
+def test_a_lost_block_is_noticed_by_the_widths(check, tmp_path):
+    """What is left is a network of its own, which loads whole."""
+    path = checkpoint(tmp_path / "half.pth")
+    state = torch.load(path)["model"]
+    torch.save({n: v for n, v in state.items() if not n.startswith("stages.1.1.")}, path)
+    printed = check(path)
+    assert "network:       of no published size: ConvNeXt V2, depths 2 1 6 2" in printed
+    assert "wide as convnextv2_atto, whose depths are 2 2 6 2" in printed
 
 
 # Agreement with the peers
@@ -317,7 +327,7 @@ def test_damaged_pictures_are_named_counted_and_skipped(check, labelled):
     finally:
         damaged.unlink()
     assert re.search(rf"unreadable: +{damaged}: .+", printed)
-    assert "37.50 % of 16 pictures, 1 unreadable ones skipped" in printed
+    assert "37.50 % of 16 pictures, 1 unreadable skipped" in printed
 
 
 def test_a_limit_and_another_size_are_said_beside_the_published_figure(check, labelled):

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from convnext_backbones import ConvNeXtClassifier
+from convnext_backbones import VARIANTS, ConvNeXtClassifier, Variant
 from convnext_backbones.checkpoints import CheckpointError, load_pretrained
 from convnext_backbones.checkpoints.catalogue import Weights
 from convnext_backbones.checkpoints.inspection import Inspected, Network, inspect_checkpoint
@@ -36,10 +36,6 @@ COMPARED = 8  # pictures that the peer sees too
 LISTED = 20  # unreadable pictures that are printed
 VALIDATION = 50_000  # pictures in ImageNet-1K's validation set
 NO_HEAD = "none, this is a backbone: no top-1, but --peer compares its pooled features"
-OFFICIAL_LICENCES = {
-    1: "its licence is not known (the official ConvNeXt weights are MIT)",
-    2: "its licence is not known (the official ConvNeXt V2 weights are CC-BY-NC 4.0, not for commerce)",
-}
 
 
 def number(kind: type, least: float, most: float = math.inf):
@@ -130,16 +126,38 @@ def print_file(file: Inspected, path) -> None:
     below = f", below {file.prefix!r}" if file.prefix else ""
     print(f"file:          {path}")
     print(f"network:       {network.variant or 'of no published size'}: {family}, {sizes}")
+    for variant in alike(network):
+        print(
+            f"               wide as {variant.name}, whose depths are {in_row(variant.depths)}: if it "
+            "should be that, blocks are missing"
+        )
     print(f"names:         {file.layout}{entry}{below}")
     for other in file.other_sections:
         print(f"               also holds {other!r}: check it with --section {other}")
     print(f"head:          {f'{network.num_classes} classes' if network.num_classes else NO_HEAD}")
 
 
+def alike(network: Network) -> list[Variant]:
+    """The published networks that a network of no published size may be a part of."""
+    if network.variant:
+        return []
+    return [
+        variant
+        for variant in VARIANTS.values()
+        if variant.version == network.version
+        and variant.dims[: len(network.dims)] == network.dims
+        and all(n <= m for n, m in zip(network.depths, variant.depths, strict=False))
+    ]
+
+
 def catalogue_row(network: Network, weights: Weights | None) -> Weights | None:
     """The row, printed, unless the file cannot be it: local files are known by their names only."""
     if weights is None:
-        print(f"catalogue:     not in it; {OFFICIAL_LICENCES[network.version]}")
+        official = "; the official ConvNeXt V2 weights are CC-BY-NC 4.0, not for commercial use"
+        print(
+            f"catalogue:     not in it, so that its licence is not known"
+            f"{official if network.version == 2 else ''}"
+        )
         return None
     classes_fit = weights.top1 is None or weights.num_classes == network.num_classes
     if weights.variant != network.variant or not classes_fit:
@@ -258,7 +276,7 @@ def agree(
             f"               (both with eps {peer.norm_eps:g} in the final norm, its default; the "
             f"official networks have {EPS:g})"
         )
-    verdict = "agrees" if result.agrees else "DISAGREES, do not trust the one or the other"
+    verdict = "agrees" if result.agrees else "DISAGREES: they are not the same network"
     print(
         f"               {what} differ by at most {result.difference:.2g}, the greatest is "
         f"{result.greatest:.2g}, tolerance {TOLERANCE:g} of that: {verdict}"
@@ -287,7 +305,7 @@ def predict(
         print(f"unreadable:    and {skipped - LISTED} more")
     top1, top5 = (100 * right / result.pictures for right in (result.top1, result.top5))
     rate = result.pictures / result.seconds
-    without = f", {skipped} unreadable ones skipped" if skipped else ""
+    without = f", {skipped} unreadable skipped" if skipped else ""
     print(
         f"top-1:         {top1:.2f} % of {result.pictures} pictures{without}; {rate:.1f} a second"
     )
