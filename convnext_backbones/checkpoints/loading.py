@@ -1,7 +1,6 @@
 """Load pretrained weights with a verdict: every key is renamed, dropped by name, or an error."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from .inspection import Inspected, describe, inspect_checkpoint
 from .sources import locate
 
 OUTPUT_NORM = re.compile(r"norm(\d+|_stem)\.(weight|bias)$")
+OWN = ("stages", "downsample_layers", "backbone", "encoder", "visual")
 CLASSIFIER = re.compile(r"(norm|head)\.(weight|bias)$")
 
 
@@ -114,10 +114,14 @@ def load_pretrained(
             loaded[name] = value
     reinitialised = [name for name in wanted if name not in loaded]
     on_purpose = ("head", "norm") if "head.weight" not in state else ("head",)
-    for name in reinitialised:
-        new = OUTPUT_NORM.match(name) or _within(name, (*on_purpose, *allowed))
-        if not new and name not in state:
-            problems.append(f"{name} would stay random")
+    random = [
+        name
+        for name in reinitialised
+        if not (OUTPUT_NORM.match(name) or _within(name, (*on_purpose, *allowed)) or name in state)
+    ]
+    if random:
+        count = "1 parameter" if len(random) == 1 else f"{len(random)} parameters"
+        problems.insert(0, f"{count} would stay random, in {_groups(random)}")
     unused = [name for name in allowed if not any(_within(n, (name,)) for n in wanted)]
     problems += [f"allow_random names {name!r}, which the model does not have" for name in unused]
     if problems:
@@ -209,10 +213,9 @@ def _first(problems: list[str]) -> str:
 
 
 def _groups(names: Iterable[str]) -> str:
-    """Names shortened to their modules: "norm0, norm1"; two parts of a network's own."""
-    own = ("stages", "downsample_layers", "backbone", "visual", "encoder")
+    """Names shortened to their modules: "norm0, norm1"; three parts of the network's own."""
     parts = (name.split(".") for name in names)
-    groups = Counter(".".join(p[:2]) if p[0] in own else p[0] for p in parts)
+    groups = dict.fromkeys(".".join(p[:3]) if p[0] in OWN else p[0] for p in parts)
     return ", ".join(list(groups)[:8]) + (", ..." if len(groups) > 8 else "")
 
 
