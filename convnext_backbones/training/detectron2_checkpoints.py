@@ -5,10 +5,11 @@ from random weights; it executes .pkl files. Here one method of it, load, is rep
 that hold a ConvNeXt of this package; with all others it does what it did. So train_net.py,
 lazyconfig_train_net.py and DefaultPredictor need no change.
 
-A checkpoint of the whole model (its own, on resume and evaluation) must fit the whole model, but for
-heads of another size, which stay new and are named. Anything else is pretraining weights and goes to
-the ConvNeXt through load_pretrained. `FILE?prefix=backbone.bottom_up` takes the ConvNeXt alone out of
-a checkpoint, `FILE?section=model_ema` an entry of it.
+A file that names parameters of the model outside the ConvNeXt (its own checkpoint, on resume and
+evaluation) must fit the whole model, but for heads of another size, which stay new and are named.
+Anything else is pretraining weights and goes to the ConvNeXt through load_pretrained.
+`FILE?prefix=backbone.bottom_up` takes the ConvNeXt alone out of a file, `FILE?section=model_ema` an
+entry of it.
 """
 
 import logging
@@ -20,6 +21,10 @@ from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError, load_pretrained, read_checkpoint
 from ..convnext import Trunk
+
+LOGGER = logging.getLogger(
+    "detectron2.convnext_backbones"
+)  # below the name that Detectron2 sets up
 
 _detectron2_load = DetectionCheckpointer.load
 
@@ -41,19 +46,16 @@ def load_weights(self: DetectionCheckpointer, path: str, checkpointables=None) -
     path, options = _split_options(str(path))
     if not path.startswith(("http://", "https://")):
         path = PathManager.get_local_path(path)
-    logger = logging.getLogger(
-        "detectron2.convnext_backbones"
-    )  # the name has Detectron2's handlers
+    prefixes = tuple(f"{name}." if name else "" for name in backbones)
     content = {} if options else read_checkpoint(path)
-    state = _state_of(content)
-    needed = [f"{n}.{p}".lstrip(".") for n, m in backbones.items() for p in m.state_dict()]
-    if not all(name in state for name in needed):
+    state, wanted = _state_of(content), self.model.state_dict()
+    if not any(name in wanted and not name.startswith(prefixes) for name in state):
         for backbone in backbones.values():
-            logger.info(str(load_pretrained(backbone, path, **options)))
+            LOGGER.info(str(load_pretrained(backbone, path, **options)))
         return {}
 
-    new = _load_whole(self.model, state, path, backbones)
-    logger.info(
+    new = _load_whole(self.model, state, path, prefixes)
+    LOGGER.info(
         f"weights: {path} is a checkpoint of this whole model\n"
         f"  loaded: {len(state) - len(new)} of {len(state)} parameters and buffers\n"
         f"  new, as the sizes differ: {', '.join(new) or 'nothing'}"
@@ -83,7 +85,7 @@ def _state_of(content: dict) -> dict[str, Tensor]:
     }
 
 
-def _load_whole(model: nn.Module, state: dict, path: str, backbones) -> list[str]:
+def _load_whole(model: nn.Module, state: dict, path: str, prefixes: tuple[str, ...]) -> list[str]:
     """Load it all or nothing; the names that stay new because a head has another size."""
     wanted = model.state_dict()
     differ = [n for n in wanted if n in state and state[n].shape != wanted[n].shape]
@@ -92,14 +94,14 @@ def _load_whole(model: nn.Module, state: dict, path: str, backbones) -> list[str
     problems += [
         f"{n} is {tuple(state[n].shape)}, not {tuple(wanted[n].shape)}"
         for n in differ
-        if n.startswith(tuple(backbones))
+        if n.startswith(prefixes)
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(
             f"{path}: this is a checkpoint of another model. Nothing was loaded: "
             f"{'; '.join(problems[:3])}{more}. For its ConvNeXt alone write "
-            f"{path}?prefix={next(iter(backbones))}"
+            f"{path}?prefix={prefixes[0].rstrip('.')}"
         )
     model.load_state_dict({n: v for n, v in state.items() if n not in differ}, strict=False)
     return differ
