@@ -12,6 +12,7 @@ import math
 import pickletools
 import re
 from argparse import Namespace
+from collections import OrderedDict
 from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-MOST_OPCODES = 2_000_000  # a training checkpoint of UPerNet has about 60,000
+MOST_OPCODES = 1_000_000  # a training checkpoint of UPerNet has about 60,000
 DEEPEST = 100  # containers in containers
 MOST_VALUES = 10_000_000  # met by a walk that enters a shared container each time anew
 MOST_DIMENSIONS = 16
@@ -57,12 +58,6 @@ class TensorOf(NamedTuple):
     """A tensor that fits into its storage."""
 
     storage: Storage
-
-
-class Dictionary(dict):
-    """An OrderedDict, whose state_dict metadata is an attribute."""
-
-    metadata = None
 
 
 class ArrayType:
@@ -173,6 +168,7 @@ class Pickle:
         self.metadata: list[dict] = []
         value = self._follow()
         check_walk([value, self.metadata])
+        del self.stack, self.marks, self.memo
         return value
 
     def _follow(self):
@@ -183,7 +179,12 @@ class Pickle:
                 raise RefusedError(f"holds a pickle of more than {MOST_OPCODES:,} steps, which no "
                               "checkpoint needs")  # fmt: skip
             if code not in OPCODES:
-                raise RefusedError(f"is damaged or no checkpoint (no pickle has a step {code!r})")
+                raise RefusedError(
+                    "is damaged or no checkpoint (it is neither a torch file nor safetensors nor a "
+                    "pickle)"
+                    if self.opcodes == 1
+                    else f"is damaged (no pickle has an instruction {code!r})"
+                )
             name, reader = OPCODES[code]
             argument = reader(self.stream) if reader else None
             stack = self.stack
@@ -192,7 +193,7 @@ class Pickle:
                     index = len(self.memo) if name == "MEMOIZE" else argument
                     if not 0 <= index <= self.size:
                         raise RefusedError(
-                            f"is damaged (its pickle remembers value number {index})"
+                            f"is damaged (its pickle remembers value number {shown(str(index))})"
                         )
                     self.memo[index] = stack[-1]
                 case "BINGET" | "LONG_BINGET" | "GET":
@@ -318,8 +319,8 @@ class Pickle:
         if known in CALLS or name in self.allowed or known in VALUES:
             return name
         raise RefusedError(
-            f"holds a Python object ({name}) beside tensors, which could run code, and is refused; "
-            "save only its state_dict"
+            f"holds a Python object ({shown(name)}) beside tensors, which could run code, and is "
+            "refused; save only its state_dict"
         )
 
     def _call(self, function, arguments):
@@ -341,7 +342,7 @@ class Pickle:
 
     def _build(self, target, state) -> None:
         """The check of BUILD, by which an object gets its attributes."""
-        if type(target) is Dictionary:
+        if type(target) is OrderedDict:
             if type(state) is not dict or set(state) != {"_metadata"}:
                 raise RefusedError("gives a dictionary attributes that no state_dict has")
             metadata = state["_metadata"]
@@ -393,7 +394,9 @@ class Pickle:
                 "bytes hold; it is damaged or hostile"
             )
         if self.storages.setdefault(key, storage) != storage:
-            raise RefusedError(f"is damaged (it gives tensor storage {key!r} two sizes or types)")
+            raise RefusedError(
+                f"is damaged (it gives tensor storage {shown(key)} two sizes or types)"
+            )
         return storage
 
     def _set_items(self, target, items: list) -> None:
@@ -416,7 +419,7 @@ def _ordered_dict(pickle: Pickle, items=()):
     if any(type(pair) not in (list, tuple) for pair in pairs):
         raise RefusedError("makes a dictionary of something else than pairs")
     _keys([key for key, _ in pairs])
-    return Dictionary(pairs)
+    return OrderedDict(pairs)
 
 
 def _set(pickle: Pickle, items=()):
@@ -595,11 +598,16 @@ def _integers(values) -> tuple[int, ...]:
     return tuple(values)
 
 
+def shown(text: str) -> str:
+    """A text from a file as an error message shows it: short, and of printable characters."""
+    return text[:80] if text[:80].isprintable() else ascii(text[:80])
+
+
 def _said(value) -> str:
-    """A value from the file in an error message, without trusting its size."""
-    if type(value) in (str, Name, int, float, bool):
-        return repr(str(value)[:80]) if type(value) is str else str(value)[:80]
-    return f"a {type(value).__name__}"
+    """A value from a file as an error message shows it."""
+    if type(value) is str:
+        return repr(shown(value))
+    return shown(str(value)) if type(value) in (Name, float, bool) else f"a {type(value).__name__}"
 
 
 def _below(value):
