@@ -56,7 +56,11 @@ def framework_of(config: str) -> str:
 
 def main():
     args = parse_args()
-    run = importlib.import_module(f"convnext_backbones.training.{framework_of(args.config)}")
+    module = f"convnext_backbones.training.{framework_of(args.config)}"
+    try:
+        run = importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"{args.config} needs a framework that is not here: {error}") from error
     run.quiet_warnings()
     files = pictures(args.source)
     cfg = run.load_config(args.config, sample=args.sample)

@@ -12,14 +12,19 @@ import sys
 from pathlib import Path
 
 import torch
-from detectron2.engine import launch
-from detectron2.utils import comm
 from torch.multiprocessing import ProcessExitedException
 
 from convnext_backbones.errors import UserError, exit_with_sentence
-from convnext_backbones.training import detectron2_run as run
 from convnext_backbones.training import report
 from convnext_backbones.visualize import save_grid
+
+try:
+    from detectron2.engine import launch
+    from detectron2.utils import comm
+
+    from convnext_backbones.training import detectron2_run as run
+except ImportError as error:
+    sys.exit(f"error: this tool needs Detectron2 ({error}); README says how to install it")
 
 
 def parse_args():

@@ -7,6 +7,7 @@ A LazyConfig is a program: loading one executes it. YAML is read without executi
 checkpoint.
 """
 
+import contextlib
 import inspect
 import logging
 import time
@@ -290,17 +291,16 @@ def _check_lazy_key(cfg: DictConfig, key: str) -> None:
     """UserError for a key that neither the config has nor the callable that a node stands for."""
     node = cfg
     for name in key.lstrip("+").split("."):
-        known = [str(k) for k in node] if OmegaConf.is_dict(node) else []
-        if "_target_" in known:
+        known = [str(k) for k in (range(len(node)) if OmegaConf.is_list(node) else node or ())]
+        if "_target_" in known and name not in known:
             parameters = inspect.signature(_callable(node["_target_"])).parameters.values()
             if any(p.kind is p.VAR_KEYWORD for p in parameters):
                 return  # it refuses unknown ones by itself
-            known = [name for name in known if name != "_target_"] + [p.name for p in parameters]
-        if OmegaConf.is_list(node):
-            known = [str(k) for k in range(len(node))]
-        if name.split("[")[0] not in known:
-            raise UserError(f"the config has no {key}: {nearest(name, dict.fromkeys(known))}")
+            known += [p.name for p in parameters if p.name not in known]
+        if name not in known:
+            raise UserError(f"the config has no {key}: {nearest(name, known)}")
         node = OmegaConf.select(node, name)
+        node = node if OmegaConf.is_config(node) else None
 
 
 def _callable(target):
@@ -398,45 +398,51 @@ def set_up(run: Run, args) -> None:
 
 
 # ---- the run -------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _refused(part: str):
+    """A UserError for what the callables that a config names refuse."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError, KeyError, AssertionError) as error:
+        raise UserError(f"the {part} of this config cannot be built: {error}") from error
+
+
 def build(run: Run) -> torch.nn.Module:
     """The model; UserError when the config asks for what its parts refuse."""
-    try:
+    with _refused("model"):
         return run.build_model()
-    except (TypeError, ValueError, KeyError, AssertionError) as error:
-        raise UserError(f"the model of this config cannot be built: {error}") from error
 
 
 def train(run: Run, *, resume: bool) -> torch.nn.Module:
     """Train, evaluate and save as the config says; returns the model, on every process."""
     settings = run.settings
     model = build(run)
-    optimizer = run.build_optimizer(model)
+    with _refused("training data"):
+        loader = run.build_train_loader()
+    with _refused("optimizer"):
+        optimizer = run.build_optimizer(model)
+        scheduler = run.build_lr_scheduler(optimizer)
     rates = [group["lr"] for group in optimizer.param_groups]
-    logging.getLogger(__name__).info("%d parameter groups", len(rates))
     ddp = settings.ddp if torch.cuda.is_available() else {**settings.ddp, "device_ids": None}
     wrapped = create_ddp_model(model, **ddp)
     trainer_class = AMPTrainer if settings.amp else SimpleTrainer
-    trainer = trainer_class(wrapped, run.build_train_loader(), optimizer)
+    trainer = trainer_class(wrapped, loader, optimizer)
     checkpointer = DetectionCheckpointer(wrapped, settings.output_dir, trainer=trainer)
-    scheduler = run.build_lr_scheduler(optimizer)
-    trainer.register_hooks(
-        [hooks.IterationTimer(), hooks.LRScheduler(scheduler=scheduler)]
-        + (
-            [hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)]
-            if comm.is_main_process()
-            else []
-        )
-        + [hooks.EvalHook(settings.eval_period, lambda: evaluate(run, wrapped))]
-    )
+    main = comm.is_main_process()
+    every = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=scheduler)]
+    saving = [hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)] if main else []
+    evaluation = [hooks.EvalHook(settings.eval_period, lambda: evaluate(run, wrapped))]
+    trainer.register_hooks([*every, *saving, *evaluation])
     checkpointer.resume_or_load(settings.weights, resume=resume)
-    start = trainer.iter + 1 if resume else 0
-    if comm.is_main_process():
+    if main:
         if not resume:
             _set_aside(Path(settings.output_dir) / "metrics.json")
         writers = default_writers(settings.output_dir, settings.max_iter)
         trainer.register_hooks([hooks.PeriodicWriter(writers, period=settings.log_period)])
         print(f"optimizer: {len(rates)} parameter groups, lr {min(rates):.3g} to {max(rates):.3g}")
-    trainer.train(start, settings.max_iter)
+    trainer.train(trainer.iter + 1 if resume else 0, settings.max_iter)
     return model
 
 

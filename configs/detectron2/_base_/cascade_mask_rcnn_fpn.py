@@ -1,7 +1,7 @@
 # Cascade Mask R-CNN with FPN: Mask R-CNN with three box heads of the official recipe, 4conv1fc with
 # SyncBN and a GIoU loss of weight 10. A config sets backbone.bottom_up.
-# What is Detectron2's own: boxes are class-agnostic, and the three stages' gradients are averaged
-# where MMDetection weights the stages' losses 1, 0.5, 0.25.
+# What is Detectron2's own: boxes are class-agnostic, one mask head serves the three stages, and their
+# gradients are averaged where MMDetection weights the stages' losses 1, 0.5, 0.25.
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
