@@ -329,6 +329,17 @@ def test_model_weights_takes_an_official_file_with_a_verdict_in_three_lines(offi
     assert "norm0" in verdict
 
 
+def test_pretrained_weights_on_detectron2s_default_pixels_are_warned_of(official_file, log):
+    path, _ = official_file
+    DetectionCheckpointer(segmentor()).load(str(path))
+    assert "PIXEL_STD to [58.395, 57.12, 57.375]" in log.text
+    log.clear()
+    cfg = convnext_config(file=SEMANTIC)
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    DetectionCheckpointer(build_model(cfg)).load(str(path))
+    assert "PIXEL_STD" not in log.text
+
+
 def test_weights_of_another_network_stop_the_run_and_leave_the_model(official_file):
     path, _ = official_file
     model = segmentor(version=1)
@@ -689,6 +700,7 @@ def finished_instances(model, image):
     return model([sample])[0]["instances"]
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # Detectron2's own asserts
 @BACKBONES
 @pytest.mark.parametrize(
     ("name", "inference"),

@@ -11,6 +11,9 @@ and for YAML, after add_convnext_config(cfg),
       BACKBONE: {NAME: build_convnext_fpn_backbone, FREEZE_AT: 0}
       CONVNEXT: {VERSION: 2, ARCH: tiny}
       FPN: {IN_FEATURES: [stage1, stage2, stage3, stage4]}
+      PIXEL_MEAN: [123.675, 116.28, 103.53]
+      PIXEL_STD: [58.395, 57.12, 57.375]
+    INPUT: {FORMAT: RGB}
 
 Importing this module also makes DetectionCheckpointer read every layout of ConvNeXt weights, for
 models with such a backbone (training/detectron2_checkpoints.py says how).
@@ -106,7 +109,10 @@ class ConvNeXtV2(_ForDetectron2, convnext.ConvNeXtV2, Backbone):
 
 
 class _Traced(Backbone):
-    """A backbone's trace, for TorchScript: no operator of it depends on the images' size."""
+    """A backbone as TorchScript can take it: torch.jit.script knows no super() and no getattr().
+
+    The trace is good for every image, as no operator depends on the images' number or size.
+    """
 
     def __init__(self, backbone):
         super().__init__()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError, load_pretrained, read_checkpoint
 from ..convnext import Trunk
+from ..preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 LOGGER = logging.getLogger(
     "detectron2.convnext_backbones"
@@ -52,6 +53,7 @@ def load_weights(self: DetectionCheckpointer, path: str, checkpointables=None) -
     if not any(name in wanted and not name.startswith(prefixes) for name in state):
         for backbone in backbones.values():
             LOGGER.info(str(load_pretrained(backbone, path, **options)))
+        _warn_of_other_pixels(self.model)
         return {}
 
     new = _load_whole(self.model, state, path, prefixes)
@@ -65,6 +67,23 @@ def load_weights(self: DetectionCheckpointer, path: str, checkpointables=None) -
             self.checkpointables[key].load_state_dict(content.pop(key))
     content.pop("model", None)
     return content
+
+
+def _warn_of_other_pixels(model: nn.Module) -> None:
+    """Detectron2's defaults are BGR of deviation 1, for Caffe's ResNets; no ConvNeXt saw such."""
+    std = getattr(model, "pixel_std", None)
+    undivided = isinstance(std, Tensor) and bool((std < 10).all())
+    if undivided or getattr(model, "input_format", None) == "BGR":
+        LOGGER.warning(
+            "the model's pixels are Detectron2's defaults, not those of the pretrained weights: set "
+            f"INPUT.FORMAT to RGB, MODEL.PIXEL_MEAN to {_times_255(IMAGENET_MEAN)} and "
+            f"MODEL.PIXEL_STD to {_times_255(IMAGENET_STD)} (in a LazyConfig model.pixel_mean, "
+            "pixel_std, input_format and the mappers' image_format)"
+        )
+
+
+def _times_255(values: tuple[float, ...]) -> list[float]:
+    return [round(255 * value, 3) for value in values]
 
 
 def _split_options(path: str) -> tuple[str, dict[str, str]]:
