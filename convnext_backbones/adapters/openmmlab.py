@@ -23,6 +23,7 @@ from torch import Tensor
 from .. import convnext
 from ..checkpoints import load_pretrained
 from ..registry import MODELS
+from ..training import mmengine_optimizer  # noqa: F401  (registers ConvNeXtLayerDecay)
 from ..training.mmengine_checkpoints import register_safe_reading
 
 register_safe_reading()
