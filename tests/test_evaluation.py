@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 from pictures import picture, write_picture
-from randomness import randomised
+from randomness import random_images, randomised
 from timm.data import ImageNetInfo
 from torch.utils.data import DataLoader, Dataset
 from transformers.models.convnext.image_processing_convnext import ConvNextImageProcessor
@@ -235,6 +235,15 @@ def test_top1_and_top5_count_the_places_of_the_right_class():
     assert (result.top1, result.top5, result.pictures) == (1, 3, 5)
     assert result.unreadable == []
     assert result.seconds > 0
+
+
+def test_drop_path_is_off_while_predicting():
+    model = randomised(create_classifier("convnext_atto", num_classes=50, drop_path_rate=0.9))
+    items = [(random_images(3, 64, 64, seed=k), k, "") for k in range(8)]
+    with torch.no_grad():
+        best = [model(pixels[None]).argmax().item() for pixels, _, _ in items]
+    items = [(pixels, target, "") for (pixels, _, _), target in zip(items, best, strict=True)]
+    assert evaluate(model.train(), DataLoader(Given(*items))).top1 == 8
 
 
 def test_unreadable_pictures_are_in_no_count_but_named():
