@@ -18,6 +18,7 @@ import tarfile
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -64,16 +65,19 @@ def arrays(state=STATE) -> dict:
 # The formats.
 
 
+WRITERS = {
+    "torch": lambda path: torch.save(STATE, path),
+    "torch before 1.6": lambda path: torch.save(STATE, path, _use_new_zipfile_serialization=False),
+    "pickle": lambda path: path.write_bytes(pickle.dumps(arrays())),
+    "safetensors": lambda path: save_file(STATE, path),
+}
+
+
 @pytest.mark.parametrize("suffix", ["pth", "pt", "bin", "ckpt", "pkl", "safetensors"])
-@pytest.mark.parametrize("format", ["torch", "torch before 1.6", "safetensors", "pickle"])
+@pytest.mark.parametrize("format", WRITERS)
 def test_a_file_is_read_by_what_it_holds_not_by_its_name(tmp_path, format, suffix):
     path = tmp_path / f"weights.{suffix}"
-    if format == "safetensors":
-        save_file(STATE, path)
-    elif format == "pickle":
-        path.write_bytes(pickle.dumps(arrays()))
-    else:
-        torch.save(STATE, path, _use_new_zipfile_serialization=format == "torch")
+    WRITERS[format](path)
     assert equal(read_checkpoint(path))
 
 
@@ -188,17 +192,32 @@ def test_names_that_the_process_allows_stay_allowed(tmp_path):
         assert set(torch.serialization.get_safe_globals()) == before
 
 
-@pytest.mark.parametrize("format", ["torch", "pickle", "safetensors"])
+@pytest.mark.parametrize("format", ["torch", "torch before 1.6", "pickle", "safetensors"])
 def test_tensors_come_to_the_device_that_is_asked_for(tmp_path, format):
     path = tmp_path / "a.pth"
-    if format == "torch":
-        torch.save(STATE, path)
-    elif format == "pickle":
-        path.write_bytes(pickle.dumps(arrays()))
-    else:
-        save_file(STATE, path)
+    WRITERS[format](path)
     read = read_checkpoint(path, map_location="meta")
     assert {value.device.type for value in read.values()} == {"meta"}
+
+
+@pytest.mark.parametrize("format", ["torch", "torch before 1.6", "pickle", "safetensors"])
+def test_tensors_stay_as_they_are_when_the_file_changes(tmp_path, format):
+    path = tmp_path / "a.pth"
+    WRITERS[format](path)
+    read = read_checkpoint(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert equal(read)
+
+
+def test_threads_may_read_at_the_same_time(tmp_path):
+    """torch's list of allowed names belongs to the whole process."""
+    torch.save({"path": pathlib.PurePosixPath("a")}, tmp_path / "a.pth")
+    with ThreadPoolExecutor(4) as pool:
+        reads = [
+            pool.submit(read_checkpoint, tmp_path / "a.pth", allowed=(pathlib.PurePosixPath,))
+            for _ in range(100)
+        ]
+    assert all(read.result()["path"] == pathlib.PurePosixPath("a") for read in reads)
 
 
 # Hugging Face folders.
@@ -671,14 +690,6 @@ def cut(write, share):
         os.truncate(path, int(share * path.stat().st_size))
 
     return writer
-
-
-WRITERS = {
-    "torch": lambda path: torch.save(STATE, path),
-    "torch before 1.6": lambda path: torch.save(STATE, path, _use_new_zipfile_serialization=False),
-    "pickle": lambda path: path.write_bytes(pickle.dumps(arrays())),
-    "safetensors": lambda path: save_file(STATE, path),
-}
 
 
 def sparse(path, size, start=b""):

@@ -206,7 +206,8 @@ def _read_safetensors(path: Path, map_location) -> dict:
             f"is damaged: it claims a header of {header:,} bytes, and {LARGEST_HEADER:,} is the most"
         )
     try:
-        return {name: value.to(_device(map_location)) for name, value in load_file(path).items()}
+        mapped = load_file(path)  # into memory, which a change of the file would change too
+        return {name: value.to(_device(map_location), copy=True) for name, value in mapped.items()}
     except SafetensorError as error:
         cause = str(error).removeprefix("Error while deserializing header: ")[:200]
         raise RefusedError(
