@@ -38,7 +38,7 @@ ALLOWED = {
     "visualize.py": {"numpy", "PIL", "torch", "torchvision", "matplotlib"},
     "training/detectron2_checkpoints.py": {"torch", "detectron2"},
     "training/detectron2_padding.py": {"detectron2"},
-    "training/mmengine_padding.py": {"mmengine"},
+    "training/mmengine_padding.py": {"torch", "mmengine"},
     "training/mmengine_checkpoints.py": {"numpy", "mmengine"},
     "training/mmengine_optimizer.py": {"torch", "mmengine"},
     "training/openmmlab.py": {"numpy", "torch", "PIL", "mmengine", "mmdet", "mmseg"},

@@ -39,7 +39,9 @@ from torch import Tensor
 
 from .. import convnext
 from ..errors import UserError
+from ..padding import Sizes, noted_image_sizes
 from ..training.detectron2_checkpoints import register_weights_reading
+from ..training.detectron2_padding import register_size_notes
 from ..variants import nearest, resolve_arch
 
 register_weights_reading()
@@ -50,9 +52,11 @@ class _ForDetectron2:
 
     freeze_at stands in the place of frozen_stages: 0 freezes nothing, 1 the stem, 2 the stem and
     stage1, and so on, so that freeze_at=k + 1 is frozen_stages=k for k > 0.
+
+    With ignore_padding, each image's maps are those that it has without the padding of its batch.
     """
 
-    def __init__(self, arch="tiny", *, freeze_at: int = 0, **options):
+    def __init__(self, arch="tiny", *, freeze_at: int = 0, ignore_padding: bool = False, **options):
         if "frozen_stages" in options:
             raise TypeError(
                 "Detectron2's option is freeze_at: write freeze_at=k + 1 for frozen_stages=k"
@@ -62,13 +66,18 @@ class _ForDetectron2:
         self.freeze_at = freeze_at  # before the parent's constructor, which calls _freeze
         options = {name: _plain(value) for name, value in options.items()}
         super().__init__(arch, frozen_stages=max(freeze_at - 1, 0), **options)
+        self.ignore_padding = ignore_padding
+        if ignore_padding:
+            register_size_notes()
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, image_sizes: Sizes | None = None) -> dict[str, Tensor]:
         """(N, in_channels, H, W) to one (N, C, H // stride, W // stride) map per feature name.
 
         The maps lie channels-last in memory, which Detectron2's operators read rightly.
         """
-        return dict(zip(self.out_features, super().forward(images), strict=True))
+        if image_sizes is None and self.ignore_padding:
+            image_sizes = noted_image_sizes(images)
+        return dict(zip(self.out_features, super().forward(images, image_sizes), strict=True))
 
     def output_shape(self) -> dict[str, ShapeSpec]:
         """Channels and stride of each map."""
@@ -97,6 +106,11 @@ class _ForDetectron2:
 
     def __prepare_scriptable__(self):
         """What torch.jit.script takes in place of this module."""
+        if self.ignore_padding:
+            raise UserError(
+                "torch.jit.script knows no image sizes: trace the model (TracingAdapter), which keeps "
+                "ignore_padding=True, or build it with ignore_padding=False"
+            )
         return _Traced(self)
 
 
@@ -159,6 +173,8 @@ def add_convnext_config(cfg: CfgNode) -> None:
     node.OUTPUT_STRIDE = 0
     # Recompute each block in the backward pass instead of keeping its activations.
     node.WITH_CP = False
+    # Give each image the maps that it has without the padding of its batch.
+    node.IGNORE_PADDING = False
 
 
 @BACKBONE_REGISTRY.register()
@@ -209,6 +225,7 @@ def _build(cfg: CfgNode, input_shape: ShapeSpec, out_features) -> ConvNeXt | Con
         output_stride=node.OUTPUT_STRIDE or None,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
         with_cp=node.WITH_CP,
+        ignore_padding=node.IGNORE_PADDING,
     )
 
 

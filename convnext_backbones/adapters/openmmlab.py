@@ -22,20 +22,26 @@ from torch import Tensor
 
 from .. import convnext
 from ..checkpoints import load_pretrained
+from ..padding import Sizes, noted_image_sizes
 from ..registry import MODELS
 from ..training import mmengine_optimizer  # noqa: F401  (registers ConvNeXtLayerDecay)
 from ..training.mmengine_checkpoints import register_safe_reading
+from ..training.mmengine_padding import register_size_notes
 
 register_safe_reading()
 
 
 class _ForMMEngine:
-    """init_cfg and init_weights, as MMEngine's models have them, and maps that mmcv can read."""
+    """init_cfg and init_weights, as MMEngine's models have them, and maps that mmcv can read.
+
+    With ignore_padding, each image's maps are those that it has without the padding of its batch.
+    """
 
     def __init__(
         self,
         arch="tiny",
         *,
+        ignore_padding: bool = False,
         pretrained: str | None = None,
         init_cfg: dict | list[dict] | None = None,
         **options,
@@ -48,13 +54,18 @@ class _ForMMEngine:
             )
         if pretrained is not None:
             init_cfg = dict(type="Pretrained", checkpoint=pretrained)
+        self.ignore_padding = ignore_padding
+        if ignore_padding:
+            register_size_notes()
         self.init_cfg = init_cfg
         self.is_init = False
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, images: Tensor, image_sizes: Sizes | None = None) -> tuple[Tensor, ...]:
         """As the backbone's, but contiguous: mmcv's RoIAlign reads memory as NCHW without asking,
         so that channels-last maps give it wrong features and no error (mmcv 2.1.0, onedl 2.3.6)."""
-        return tuple(x.contiguous() for x in super().forward(images))
+        if image_sizes is None and self.ignore_padding:
+            image_sizes = noted_image_sizes(images)
+        return tuple(x.contiguous() for x in super().forward(images, image_sizes))
 
     def init_weights(self) -> None:
         """Apply init_cfg. Type Pretrained takes what load_pretrained takes, and its options."""

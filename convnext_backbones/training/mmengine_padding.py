@@ -1,0 +1,32 @@
+"""The sizes of the images in MMDetection's and MMSegmentation's batches, for ignore_padding=True.
+
+Their models give the backbone the padded batch alone. The data preprocessor that makes the batch,
+in training, testing, test-time augmentation and single predictions alike, has the sizes in its data
+samples.
+"""
+
+import functools
+
+from mmengine.model import BaseDataPreprocessor
+from torch import Tensor
+
+from ..padding import note_image_sizes
+
+
+def register_size_notes() -> None:
+    """Make every data preprocessor of this process note img_shape for the batch it returns."""
+    plain = BaseDataPreprocessor.__call__
+    if hasattr(plain, "notes_sizes"):
+        return
+
+    @functools.wraps(plain)
+    def call(self, *args, **kwargs):
+        data = plain(self, *args, **kwargs)
+        if isinstance(data, dict) and isinstance(data.get("inputs"), Tensor):
+            samples = data.get("data_samples") or []
+            if samples and all("img_shape" in sample for sample in samples):
+                note_image_sizes(data["inputs"], [tuple(s.img_shape[:2]) for s in samples])
+        return data
+
+    call.notes_sizes = True
+    BaseDataPreprocessor.__call__ = call
