@@ -74,7 +74,7 @@ def test_a_right_checkpoint_is_named_and_loaded_whole(tmp_path):
 def test_a_file_of_the_catalogue_has_its_licence_and_preprocessing(check, tmp_path):
     path = checkpoint(tmp_path / "convnextv2_atto_1k_224_ema.pt")
     printed = check(path)
-    assert "convnextv2_atto.fcmae_ft_in1k: trained on ImageNet-1K" in printed
+    assert "by its name convnextv2_atto.fcmae_ft_in1k: trained on ImageNet-1K" in printed
     assert "licence CC-BY-NC-4.0" in printed
     assert "from the catalogue" in printed
 

@@ -85,7 +85,7 @@ def main() -> int:
     file = inspect_checkpoint(located.path, prefix=args.prefix, section=args.section)
     network, scaled = file.network, "stages.0.0.gamma" in file.state
     print_file(file, located.path)
-    weights = catalogue_row(network, located.weights)
+    weights = catalogue_row(network, located.weights, by_name=Path(args.checkpoint).exists())
     del file  # load_pretrained reads it again
     model = load(args, network, scaled)
     transform, origin = choose_transform(args, Path(located.path), weights)
@@ -150,8 +150,8 @@ def alike(network: Network) -> list[Variant]:
     ]
 
 
-def catalogue_row(network: Network, weights: Weights | None) -> Weights | None:
-    """The row, printed, unless the file cannot be it: local files are known by their names only."""
+def catalogue_row(network: Network, weights: Weights | None, *, by_name: bool) -> Weights | None:
+    """The row, printed, unless the file cannot be it: a local file is known by its name only."""
     if weights is None:
         official = "; the official ConvNeXt V2 weights are CC-BY-NC 4.0, not for commercial use"
         print(
@@ -168,8 +168,8 @@ def catalogue_row(network: Network, weights: Weights | None) -> Weights | None:
         return None
     averaged = ", EMA weights" if weights.ema else ""
     print(
-        f"catalogue:     {weights.name}: trained on {weights.training_data}{averaged}, "
-        f"licence {weights.licence}"
+        f"catalogue:     {'by its name ' if by_name else ''}{weights.name}: trained on "
+        f"{weights.training_data}{averaged}, licence {weights.licence}"
     )
     return weights
 
@@ -204,6 +204,7 @@ def choose_transform(args, path: Path, weights: Weights | None) -> tuple[Evaluat
     if weights and weights.preprocessing:
         options, origin = dict(weights.preprocessing), "the catalogue"
     elif weights:
+        options = {"image_size": weights.resolution} if weights.top1 else {}
         origin = f"{default} no transform here gives this file's own pixels"
     elif config.exists():
         try:
