@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := $(if $(filter onedl,$(LANE)),.venv-onedl,.venv)
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo demo-detection test test-slow lint
+.PHONY: setup demo demo-detection demo-detectron2 test test-slow lint
 
 setup:
 	@$(PYTHON) tools/setup_environment.py --lane $(LANE)
@@ -16,6 +16,9 @@ demo: setup
 
 demo-detection: setup
 	$(RUN) tools/train.py configs/coco_mask_rcnn_convnextv2_atto.py --sample
+
+demo-detectron2: setup
+	$(RUN) tools/train_detectron2.py configs/detectron2/coco_mask_rcnn_convnextv2_atto.py --sample
 
 test: setup
 	$(RUN) -m pytest

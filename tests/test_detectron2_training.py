@@ -433,6 +433,25 @@ def test_missing_data_and_batches_that_do_not_divide_are_sentences(tmp_path, mon
         run.fit_to_device(config, processes=3)
 
 
+def test_sample_refuses_what_it_cannot_shrink(tmp_path):
+    (tmp_path / "other.yaml").write_text("MODEL: {META_ARCHITECTURE: RetinaNet}")
+    cfg = run.load_config(str(tmp_path / "other.yaml")).cfg
+    with pytest.raises(UserError, match="--sample does not fit this config .*RetinaNet"):
+        run.shrink(cfg)
+    cfg = run.load_config(str(CONFIGS / "coco_mask_rcnn_convnext_t.py")).cfg
+    del cfg.model.roi_heads.mask_head
+    with pytest.raises(UserError, match=r"--sample does not fit .* mask_head"):
+        run.shrink(cfg)
+
+
+def test_a_data_set_without_an_evaluator_is_refused_before_training(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    config = run.load_config(YAML, sample=True)
+    config.override("DATASETS.TEST=('voc_2007_val',)")
+    with pytest.raises(UserError, match="evaluator_type='pascal_voc'"):
+        run.check_data(config)
+
+
 def test_add_functions_are_all_that_a_yaml_file_needs():
     cfg = get_cfg()
     add_convnext_config(cfg)

@@ -8,6 +8,7 @@ python tools/train_detectron2.py configs/detectron2/coco_mask_rcnn_convnext_t.py
 import argparse
 import contextlib
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -105,6 +106,8 @@ def work(args, config: run.Run | None):
     """What each process does; with several, each reads the config for itself."""
     with exit_with_sentence():
         run.quiet_warnings()
+        if comm.get_world_size() > 1 and not torch.cuda.is_available():
+            torch.set_num_threads(max(1, os.cpu_count() // args.num_gpus))
         if config is None:
             with contextlib.redirect_stdout(io.StringIO()):
                 config = prepared(args)

@@ -168,17 +168,22 @@ def build_test_loader(cfg: CfgNode, dataset: str):
 
 def build_evaluator(dataset: str) -> DatasetEvaluator:
     """COCO's box and mask AP, or segmentation's IoU, by what the data set's metadata say."""
-    kind = MetadataCatalog.get(dataset).get("evaluator_type")
-    if kind == "coco":
+    if evaluator_type(dataset) == "coco":
         return COCOEvaluator(dataset)
-    if kind == "sem_seg":
-        shifted = ignored_label(dataset) == 0
-        loading = load_label_map if shifted else load_image_into_numpy_array
-        return SemSegEvaluator(dataset, sem_seg_loading_fn=loading)
-    raise UserError(
-        f"the data set {dataset!r} has evaluator_type={kind!r}; YAML configs here evaluate 'coco' and "
-        "'sem_seg'. For others write a LazyConfig, which names its own evaluator"
-    )
+    shifted = ignored_label(dataset) == 0
+    loading = load_label_map if shifted else load_image_into_numpy_array
+    return SemSegEvaluator(dataset, sem_seg_loading_fn=loading)
+
+
+def evaluator_type(dataset: str) -> str:
+    """The data set's evaluator_type; UserError for one that build_evaluator does not know."""
+    kind = MetadataCatalog.get(dataset).get("evaluator_type")
+    if kind not in ("coco", "sem_seg"):
+        raise UserError(
+            f"the data set {dataset!r} has evaluator_type={kind!r}; YAML configs here evaluate 'coco' "
+            "and 'sem_seg'. For others write a LazyConfig, which names its own evaluator"
+        )
+    return kind
 
 
 # ---- data ----------------------------------------------------------------------------------------

@@ -331,6 +331,8 @@ def check_data(run: Run, *, train: bool = True) -> None:
             raise UserError(
                 f"no data set {name!r} is registered; {nearest(name, DatasetCatalog.list())}"
             )
+        if isinstance(run, YamlRun) and split == "test":
+            recipe.evaluator_type(name)
         meta = MetadataCatalog.get(name)
         keys = ("json_file", "image_root", "sem_seg_root")
         paths = [Path(meta.get(key)) for key in keys if meta.get(key)]

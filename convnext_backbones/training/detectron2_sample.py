@@ -12,6 +12,7 @@ from detectron2.config import LazyCall as L
 from detectron2.data.datasets import register_coco_instances
 from omegaconf import DictConfig
 
+from ..errors import UserError
 from ..sample_data import OVERLAYS, PALETTE, SEGMENTATION_CLASSES, SHAPES
 from .detectron2 import register_ade20k
 from .sample import SAMPLE_ROOT, TRAIN, VAL
@@ -50,13 +51,24 @@ register_sample_data()
 
 
 def shrink(cfg: DictConfig | CfgNode) -> list[str]:
-    """Change a COCO R-CNN or ADE20K SemSegFPN config in place; returns a line for each change."""
-    if isinstance(cfg, CfgNode):
-        detection = cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
-        (_detection_yaml if detection else _segmentation_yaml)(cfg)
-    else:
-        detection = "roi_heads" in cfg.model
-        (_detection_lazy if detection else _segmentation_lazy)(cfg)
+    """Change a COCO R-CNN or ADE20K SemSegFPN config in place; returns a line for each change.
+
+    Raises:
+        UserError: it is built otherwise than the configs in configs/detectron2.
+    """
+    try:
+        if isinstance(cfg, CfgNode):
+            kinds = {"GeneralizedRCNN": True, "SemanticSegmentor": False}
+            detection = kinds[cfg.MODEL.META_ARCHITECTURE]
+            (_detection_yaml if detection else _segmentation_yaml)(cfg)
+        else:
+            detection = "roi_heads" in cfg.model
+            (_detection_lazy if detection else _segmentation_lazy)(cfg)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--sample does not fit this config ({error}); it knows the Mask R-CNN, Cascade Mask R-CNN "
+            "and SemSegFPN of configs/detectron2"
+        ) from error
     iterations = DETECTION_ITERATIONS if detection else SEGMENTATION_ITERATIONS
     batch = DETECTION_BATCH if detection else SEGMENTATION_BATCH
     changes = {

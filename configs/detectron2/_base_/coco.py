@@ -62,13 +62,12 @@ dataloader = dict(
 )
 
 # ---- optimizer: lr and decay_rate come from the config -------------------------------------------
-# No gradient clipping: the recipe has none.
+# betas (0.9, 0.999) are torch's defaults. No gradient clipping: the recipe has none.
 optimizer = L(torch.optim.AdamW)(
     params=L(layer_decay_groups)(
         lr="${..lr}", weight_decay="${..weight_decay}", decay_rate=1.0, decay_type="layer_wise"
     ),
     lr=1e-4,
-    betas=(0.9, 0.999),
     weight_decay=0.05,
 )
 
