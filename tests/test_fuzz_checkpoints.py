@@ -26,6 +26,7 @@ import zipfile
 from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,7 +44,8 @@ NUMBERS = (0, 1, 2, 3, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2
 NAMES = (
     "posix system", "builtins eval", "builtins getattr", "builtins bytearray", "builtins set",
     "collections OrderedDict", "collections Counter", "argparse Namespace", "_codecs encode",
-    "torch Size", "torch FloatStorage", "torch ByteStorage", "torch float64", "torch Tensor",
+    "torch Size", "torch FloatStorage", "torch ByteStorage", "torch float64", "torch qint8", "torch int4",
+    "torch Tensor",
     "torch.nn.parameter Parameter", "torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_parameter",
     "torch.storage UntypedStorage", "torch.storage _load_from_bytes", "numpy dtype", "numpy ndarray",
@@ -325,10 +327,11 @@ def check(content, depth: int = 0) -> None:
     elif isinstance(content, (list, tuple, set, frozenset)):
         for value in content:
             check(value, depth + 1)
+    elif isinstance(content, (Namespace, SimpleNamespace)):
+        check(vars(content), depth + 1)
     else:
-        known = (str, bytes, bytearray, int, float, complex, type(None), Namespace, np.generic)
-        also = (torch.dtype, torch.device, np.dtype, np.ndarray)
-        assert isinstance(content, known + also) or vars(content) is not None, content
+        data = (str, bytes, bytearray, int, float, complex, type(None), np.generic, np.ndarray)
+        assert isinstance(content, (*data, torch.dtype, torch.device, np.dtype)), repr(content)
     assert depth < 200
 
 
@@ -361,7 +364,7 @@ def run(first: int, count: int) -> None:
 
     signal.signal(signal.SIGALRM, out_of_time)
     sys.addaudithook(audit)
-    for codec in ("cp437", "latin-1"):
+    for codec in ("cp437", "latin-1", "ascii", "utf-8", "raw-unicode-escape"):
         codecs.lookup(codec)  # else these modules are imported when the first file needs them
     folder = Path(tempfile.mkdtemp())
     start = None

@@ -13,14 +13,14 @@ import pickletools
 import re
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-MOST_OPCODES = 1_000_000  # a training checkpoint of UPerNet has about 60,000
+MOST_OPCODES = 1_000_000  # convnext_tiny with the state of AdamW takes 29,000
 DEEPEST = 100  # containers in containers
 MOST_VALUES = 10_000_000  # met by a walk that enters a shared container each time anew
 MOST_DIMENSIONS = 16
@@ -88,6 +88,11 @@ STORAGES = {
 }  # fmt: skip
 STORAGES["torch.storage.UntypedStorage"] = torch.uint8
 DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
+TENSOR_TYPES = {  # without the quantized ones and those of a few bits, which few operators take
+    name for name in DTYPES
+    if re.fullmatch(r"torch\.(bool|u?int(8|16|32|64)|bfloat16|float(8_\w+|16|32|64)|complex(64|128))",
+                    name)
+}  # fmt: skip
 ARRAY_TYPES = {f"{kind}{size}" for kind, sizes in
                {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}.items()
                for size in sizes}  # fmt: skip
@@ -167,7 +172,7 @@ class Pickle:
         self.stack, self.marks, self.memo = [], [], {}
         self.metadata: list[dict] = []
         value = self._follow()
-        check_walk([value, self.metadata])
+        check_walk([value, self.metadata], DTYPES.keys() | self.allowed)
         del self.stack, self.marks, self.memo
         return value
 
@@ -487,8 +492,8 @@ def _tensor(pickle: Pickle, storage, offset, size, stride, requires_grad=False, 
 
 def _tensor_v3(pickle: Pickle, storage, offset, size, stride, requires_grad, hooks, dtype,
                metadata=None):  # fmt: skip
-    if type(dtype) is not Name or dtype not in DTYPES:
-        raise TypeError("a tensor type is expected")
+    if type(dtype) is not Name or dtype not in TENSOR_TYPES:
+        raise TypeError(f"a tensor of type {_said(dtype)}")
     return _tensor(
         pickle, storage, offset, size, stride, requires_grad, hooks, metadata, DTYPES[dtype]
     )
@@ -598,9 +603,9 @@ def _integers(values) -> tuple[int, ...]:
     return tuple(values)
 
 
-def shown(text: str) -> str:
+def shown(text: str, length: int = 80) -> str:
     """A text from a file as an error message shows it: short, and of printable characters."""
-    return text[:80] if text[:80].isprintable() else ascii(text[:80])
+    return text[:length] if text[:length].isprintable() else ascii(text[:length])
 
 
 def _said(value) -> str:
@@ -619,8 +624,11 @@ def _below(value):
     return (*value.arguments, value.state) if type(value) is Call else None
 
 
-def check_walk(root) -> None:
-    """Refuse containers that hold themselves, nest too deep, or multiply by being shared."""
+def check_walk(root, names: Set[str]) -> None:
+    """Refuse containers that hold themselves, nest too deep, or multiply by being shared.
+
+    Of the names that a pickle may call, only `names` may be left as values of their own.
+    """
     values = {}  # id of a container -> values in and below it; None while the walk is in it
     path = [(root, iter(_below(root)))]
     counts = [0]
@@ -630,6 +638,8 @@ def check_walk(root) -> None:
         for value in rest:
             inside = _below(value)
             if inside is None:
+                if type(value) is Storage or (type(value) is Name and value not in names):
+                    raise RefusedError(f"holds {_said(value)} where data is expected")
                 counts[-1] += 1
             elif id(value) not in values:
                 if len(path) > DEEPEST:

@@ -105,7 +105,9 @@ def _naming(path: Path):
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
-        first = (str(error).splitlines() or ["no message"])[0][:300]
+        # torch's advice to load without weights_only comes before its reason
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2]
+        first = shown((reason.splitlines() or ["no message"])[0], 200)
         raise CheckpointError(
             f"{path}: is damaged or no checkpoint ({type(error).__name__}: {first})"
         ) from error
@@ -122,7 +124,7 @@ def _content(path: Path, allowed: tuple, map_location):
         )
     with path.open("rb") as file:
         start = file.read(512)
-    if start.startswith(b"PK\x03\x04"):
+    if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _read_torch_zip(path, size, allowed, map_location)
     if start[5:9] == b"\0\0\0{":
         return _read_safetensors(path, map_location)
@@ -209,7 +211,7 @@ def _read_safetensors(path: Path, map_location) -> dict:
         mapped = load_file(path)  # into memory, which a change of the file would change too
         return {name: value.to(_device(map_location), copy=True) for name, value in mapped.items()}
     except SafetensorError as error:
-        cause = str(error).removeprefix("Error while deserializing header: ")[:200]
+        cause = shown(str(error).removeprefix("Error while deserializing header: "), 200)
         raise RefusedError(
             f"is a damaged or truncated safetensors file ({cause}); fetch or copy it again"
         ) from error
@@ -226,9 +228,10 @@ def _device(map_location):
 def _read_torch_zip(path: Path, size: int, allowed: tuple, map_location):
     records = _records(path, size)
     if "data.pkl" not in records:
+        inside = shown(", ".join(records)) or "nothing"
         raise RefusedError(
-            f"is a zip archive that torch.save did not write (it holds {shown(', '.join(records))}); "
-            "unpack it and give the checkpoint in it"
+            f"is a zip archive that torch.save did not write (it holds {inside}); unpack it and give "
+            "the checkpoint in it"
         )
     offset, length = records["data.pkl"]
     with path.open("rb") as file:
