@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,7 @@ from convnext_backbones.checkpoints.downloading import download
 from convnext_backbones.checkpoints.sources import locate
 from convnext_backbones.errors import CheckpointError
 
-CONTENT = bytes(range(256)) * 2000  # half a megabyte, which no check of content knows
+CONTENT = random.Random(0).randbytes(500_000)  # which no check of the format knows
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 ROOT = Path(__file__).parent.parent
 OWN_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT", "HF_TOKEN", "http_proxy",
@@ -155,9 +157,10 @@ def test_a_file_that_changed_in_the_cache_is_named(server, tmp_path):
 
 def test_a_touched_file_is_read_again_and_believed_again(server, tmp_path):
     path = fetch(server, tmp_path)
-    later = time.time_ns() + 10**9
-    os.utime(path, ns=(later, later))
+    record = tmp_path / "model.pth.sha256"
+    os.utime(record, (0, 0))
     assert fetch(server, tmp_path) == path
+    assert record.stat().st_mtime_ns >= path.stat().st_mtime_ns
     assert len(server.requests) == 1
 
 
@@ -220,7 +223,8 @@ def test_a_file_that_changes_between_attempts_is_not_mixed(server, tmp_path, und
 
 def test_a_part_of_another_address_is_not_continued(server, tmp_path):
     interrupt(server, tmp_path)
-    server.answers, server.content = [serve], b"another file with the same name and version"
+    (tmp_path / "model.pth.part").write_bytes(CONTENT)
+    server.content = bytes(reversed(CONTENT))  # with the same name, version and length
     assert fetch(server, tmp_path, "b/model.pth").read_bytes() == server.content
 
 
@@ -294,6 +298,19 @@ def test_a_length_below_the_truth_is_noticed_by_the_hash(server, tmp_path):
     assert "SHA-256" in refused(server, tmp_path, sha256=SHA256)
 
 
+@pytest.mark.parametrize("length", ["9" * 5000, "-5", "many", ""])
+def test_a_length_that_is_none_is_passed_over(server, tmp_path, length):
+    server.answers = [lambda request: serve(request, length=length)]
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_version_that_cannot_be_sent_back_is_passed_over(server, tmp_path):
+    server.etag = '"1\r\n 2"'
+    server.answers = [truncate, serve]
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    assert ranges(server) == [None, None]
+
+
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
 def test_a_length_below_the_truth_is_noticed_by_the_format(server, tmp_path, name):
     source = tmp_path / name
@@ -323,9 +340,10 @@ def test_a_chunked_transfer_that_is_cut_is_noticed(server, tmp_path):
 
 def test_a_range_from_another_place_is_not_appended(server, tmp_path):
     def elsewhere(request):
-        content_range = f"bytes 5-{len(CONTENT) - 1}/{len(CONTENT)}"
-        request.head(206, Content_Range=content_range, Content_Length=str(len(CONTENT) - 5))
-        request.body(CONTENT[5:])
+        half = len(CONTENT) // 2
+        content_range = f"bytes 0-{half - 1}/{len(CONTENT)}"
+        request.head(206, Content_Range=content_range, Content_Length=str(half))
+        request.body(CONTENT[:half])
 
     server.answers = [truncate, elsewhere, serve]
     assert fetch(server, tmp_path).read_bytes() == CONTENT
@@ -378,6 +396,13 @@ def test_a_redirect_away_from_the_web_is_refused(server, tmp_path, to):
     server.answers = [redirect(to)]
     assert to.split(":")[0] in refused(server, tmp_path).replace(server.url, "")
     assert len(server.requests) == 1
+
+
+def test_a_redirect_that_gives_up_encryption_is_refused():
+    request = urllib.request.Request("https://host/model.pth")
+    target = "http://host/model.pth"
+    with pytest.raises(downloading._TransferError, match=f"{target}, which is not https"):
+        downloading._Redirects().redirect_request(request, None, 302, "Found", {}, target)
 
 
 @pytest.mark.parametrize(
@@ -500,64 +525,60 @@ def test_a_disk_too_small_is_told_before_anything_comes(server, tmp_path):
 PROGRAM = """
 import resource, sys
 from convnext_backbones.checkpoints import downloading
-url, folder, limit = sys.argv[1:]
-if limit != "0":
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+url, folder, full_disk = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
+print(downloading.download(url, folder=folder, timeout=20).read_bytes() != b"", flush=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # bytes of any one file
 try:
-    print(downloading.download(url, folder=folder, timeout=20).read_bytes() != b"")
+    downloading.download(url, folder=full_disk, timeout=20)
 except downloading.CheckpointError as error:
     print(error)
 """
 
 
-def process(server, folder: Path, limit: int = 0) -> subprocess.Popen:
-    """One that downloads once a line comes; it cannot write files of more than `limit` bytes."""
-    arguments = [f"{server.url}/model.pth", str(folder), str(limit)]
+@pytest.fixture
+def other(server, tmp_path):
+    """Another process, which downloads into `shared` when a line comes, then onto a full disk."""
+    folders = str(tmp_path / "shared"), str(tmp_path / "full")
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    program = [sys.executable, "-c", PROGRAM, *arguments]
-    return subprocess.Popen(program, cwd=ROOT, text=True, **pipes)
+    program = [sys.executable, "-c", PROGRAM, f"{server.url}/model.pth", *folders]
+    with subprocess.Popen(program, cwd=ROOT, text=True, **pipes) as process:
+        assert process.stdout.readline() == "ready\n", process.communicate()
+        yield process
+        process.kill()
 
 
-def go(*processes: subprocess.Popen) -> None:
-    """Let them download at the same time, now that all have imported torch."""
-    for each in processes:
-        assert each.stdout.readline() == "ready\n", each.communicate()
-    for each in processes:
-        each.stdin.write("\n")
-        each.stdin.flush()
-
-
-def test_two_processes_at_once_fetch_once_and_a_full_disk_is_told(server, tmp_path):
+def test_two_processes_at_once_fetch_once_and_a_full_disk_is_told(server, tmp_path, other, capsys):
     """In one test, since importing torch is what takes the time."""
     server.answers = [slowly]
-    pair = [process(server, tmp_path / "shared") for _ in range(2)]
-    on_full_disk = process(server, tmp_path / "full", limit=100_000)
-    go(*pair, on_full_disk)
-    outputs = [each.communicate(timeout=60) for each in pair]
-    assert [out for out, _ in outputs] == ["True\n", "True\n"], outputs
-    assert sorted(err.count("waiting for another process") for _, err in outputs) == [0, 1], outputs
-    assert (tmp_path / "shared" / "model.pth").read_bytes() == CONTENT
-    sentence = on_full_disk.communicate(timeout=60)[0]
+    other.stdin.write("\n")
+    other.stdin.flush()
+    path = fetch(server, tmp_path / "shared", timeout=20)
+    out, err = other.communicate(timeout=60)
+    here, there = "waiting for another process" in capsys.readouterr().err, "waiting for" in err
+    assert here != there
+    success, sentence = out.splitlines()
+    assert success == "True", err
+    assert path.read_bytes() == CONTENT
     assert "cannot be kept in" in sentence
     assert "File too large" in sentence
-    assert not (tmp_path / "full" / "model.pth").exists()
-    assert len(server.requests) == 2
+    assert not {"model.pth", "model.pth.part"} & names(tmp_path / "full")
+    assert [path for path, _ in server.requests] == ["/model.pth"] * 2
 
 
-def test_a_killed_download_leaves_no_file_and_is_resumed(server, tmp_path):
+def test_a_killed_download_leaves_no_file_and_is_resumed(server, tmp_path, other):
     server.answers = [stall, serve]
-    killed = process(server, tmp_path)
-    go(killed)
-    part = tmp_path / "model.pth.part"
+    other.stdin.write("\n")
+    other.stdin.flush()
+    part = tmp_path / "shared" / "model.pth.part"
     deadline = time.monotonic() + 20
     while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert names(tmp_path) == {"model.pth.part", "model.pth.part.json"}
-    assert fetch(server, tmp_path).read_bytes() == CONTENT
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    assert names(part.parent) == {"model.pth.part", "model.pth.part.json"}
+    assert fetch(server, part.parent).read_bytes() == CONTENT
     assert ranges(server) == [None, "bytes=1000-"]
 
 

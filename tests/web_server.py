@@ -134,7 +134,7 @@ def status(code: int):
 
 
 def web_page(request):
-    page = b"<!DOCTYPE html><html><body>Log in</body></html>"
+    page = b"\xef\xbb\xbf<!-- 2026 --><html><body>Log in</body></html>"
     request.head(200, Content_Type="text/html; charset=utf-8", Content_Length=str(len(page)))
     request.body(page)
 

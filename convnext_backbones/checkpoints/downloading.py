@@ -241,6 +241,9 @@ def _fetch(url: str, target: Path, sha256: str | None, timeout: float) -> None:
                 part.unlink(missing_ok=True)
             if not error.again or attempt + 1 == ATTEMPTS:
                 raise
+        except OSError:  # of the disk; a full one gets its space back
+            part.unlink(missing_ok=True)
+            raise
     target.unlink(missing_ok=True)  # another file of the same name
     _write_record(target, digest, url)
     os.replace(part, target)
@@ -262,8 +265,8 @@ def _transfer(url: str, part: Path, state: Path, timeout: float) -> tuple[str | 
     with _open(request, redirects, timeout) as response:
         version = _Version(
             _origin(url),
-            response.headers.get("ETag"),
-            response.headers.get("Last-Modified"),
+            _header(response, "ETag"),
+            _header(response, "Last-Modified"),
             _length(response, offset),
             redirects.sha256 or _announced(request, response.headers),
         )
@@ -352,12 +355,18 @@ def _words(reason, timeout: float) -> str:
     return str(reason) or type(reason).__name__
 
 
+def _header(response, name: str) -> str | None:
+    """One that can be sent back."""
+    value = response.headers.get(name, "")
+    return value if value and value.isascii() and value.isprintable() else None
+
+
 def _length(response, offset: int) -> int | None:
     """Bytes of the whole file; of a part, the offset must be the one asked for."""
     if response.status == 200:
-        length = response.headers.get("Content-Length", "")
-        return int(length) if length.isdigit() else None
-    place = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        return response.length  # None where not announced
+    content_range = response.headers.get("Content-Range", "")
+    place = re.fullmatch(r"bytes (\d{1,18})-\d+/(\d{1,18})", content_range)
     if response.status != 206 or not offset or not place or int(place[1]) != offset:
         cause = f"the server answers {response.status} to a request for bytes {offset}-"
         raise _TransferError(cause, again=bool(offset), stale=True)
