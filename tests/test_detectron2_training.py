@@ -17,7 +17,7 @@ pytest.importorskip(
     "detectron2", reason="detectron2 is not installed (README, Environments, says how)"
 )
 
-from detectron2.config import get_cfg
+from detectron2.config import get_cfg, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.env import seed_all_rng
 from fvcore.common.param_scheduler import ParamScheduler
@@ -29,6 +29,7 @@ from convnext_backbones.layer_decay import num_layers, parameter_groups
 from convnext_backbones.training import detectron2 as recipe
 from convnext_backbones.training import detectron2_run as run
 from convnext_backbones.training import report
+from convnext_backbones.training.detectron2_sample import shrink
 from convnext_backbones.training.sample import ensure_sample_data
 
 ROOT = Path(__file__).parent.parent
@@ -209,7 +210,7 @@ def test_training_pictures_change_as_in_the_recipe(path):
         augmentations = recipe.train_augmentations(config.cfg)
         assert config.cfg.INPUT.FORMAT == "RGB"
     else:
-        mapper = run.instantiate(config.cfg.dataloader.train.mapper)
+        mapper = instantiate(config.cfg.dataloader.train.mapper)
         augmentations = mapper.augmentations.augs
         assert mapper.image_format == "RGB"
     wanted = COCO_PICTURES if path.stem.startswith("coco") else ADE20K_PICTURES
@@ -231,38 +232,32 @@ def test_a_config_opens_with_what_a_reader_asks(path):
     assert all(len(line) <= 120 for line in text.splitlines() if "http" not in line)
 
 
-@pytest.mark.parametrize(
-    ("name", "openmmlab"),
-    [
-        ("coco_mask_rcnn_convnext_t", "coco_mask_rcnn_convnext_t"),
-        ("coco_mask_rcnn_convnextv2_t", "coco_mask_rcnn_convnextv2_t"),
-        ("ade20k_sem_seg_fpn_convnext_t", "ade20k_upernet_convnext_t"),
-    ],
-)
+@pytest.mark.parametrize("host", ["mmdet", "mmseg"])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.endswith("_t")])
 @pytest.mark.parametrize("kind", ["py", "yaml"])
-def test_the_optimizer_treats_the_backbone_as_the_openmmlab_config_does(name, openmmlab, kind):
-    """Through MMDetection's or MMSegmentation's own constructor, parameter by parameter."""
-    pytest.importorskip("mmdet")
-    pytest.importorskip("mmseg")
-    from mmengine.config import Config
-    from mmengine.optim import build_optim_wrapper
-    from mmengine.registry import init_default_scope
+def test_the_optimizer_has_the_groups_of_the_hosts_own_constructors(name, host, kind):
+    """MMDetection's and MMSegmentation's, parameter by parameter (test_layer_decay.py: all sizes)."""
+    pytest.importorskip(host)
+    module = f"{host}.engine.optimizers.layer_decay_optimizer_constructor"
+    constructor = importlib.import_module(module).LearningRateDecayOptimizerConstructor
+    _, lr, rate, *_ = RECIPES[name]
+    decay_type = "layer_wise" if name.startswith("coco") else "stage_wise"
 
     config = loaded(CONFIGS / f"{name}.{kind}")
     model = built(config)
     ours = by_name(config.build_optimizer(model).param_groups)
 
-    cfg = Config.fromfile(ROOT / "configs" / f"{openmmlab}.py")
-    init_default_scope(cfg.default_scope)
-    cfg.optim_wrapper.type = "OptimWrapper"
-    cfg.optim_wrapper.pop("loss_scale")
-    bare = torch.nn.Module()
-    bare.backbone = model.backbone.bottom_up
-    theirs = by_name(build_optim_wrapper(bare, cfg.optim_wrapper).optimizer.param_groups)
-    renamed = {n.replace("backbone.", "backbone.bottom_up.", 1): v for n, v in theirs.items()}
-    assert {n: v for n, v in ours.items() if ".bottom_up." in n} == renamed
-    heads = {lr for n, (lr, _) in ours.items() if ".bottom_up." not in n}
-    assert heads == {cfg.optim_wrapper.optimizer.lr}
+    there = torch.nn.Module()  # the backbone where they look for it, and one head
+    there.backbone, there.head = model.backbone.bottom_up, model.backbone.fpn_lateral2
+    theirs = constructor(
+        dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=lr, weight_decay=0.05)),
+        dict(decay_rate=rate, decay_type=decay_type, num_layers=6),
+    )(there)
+    prefixes = {"backbone.": "backbone.bottom_up.", "head.": "backbone.fpn_lateral2."}
+    for there_name, group in by_name(theirs.optimizer.param_groups).items():
+        start = next(prefix for prefix in prefixes if there_name.startswith(prefix))
+        assert ours.pop(there_name.replace(start, prefixes[start], 1)) == group
+    assert not any(".bottom_up." in name for name in ours)
 
 
 def test_the_layers_of_a_config_are_counted_from_its_depths():
@@ -436,12 +431,12 @@ def test_missing_data_and_batches_that_do_not_divide_are_sentences(tmp_path, mon
 def test_sample_refuses_what_it_cannot_shrink(tmp_path):
     (tmp_path / "other.yaml").write_text("MODEL: {META_ARCHITECTURE: RetinaNet}")
     cfg = run.load_config(str(tmp_path / "other.yaml")).cfg
-    with pytest.raises(UserError, match="--sample does not fit this config .*RetinaNet"):
-        run.shrink(cfg)
+    with pytest.raises(UserError, match=r"--sample does not fit this config .*RetinaNet"):
+        shrink(cfg)
     cfg = run.load_config(str(CONFIGS / "coco_mask_rcnn_convnext_t.py")).cfg
     del cfg.model.roi_heads.mask_head
     with pytest.raises(UserError, match=r"--sample does not fit .* mask_head"):
-        run.shrink(cfg)
+        shrink(cfg)
 
 
 def test_a_data_set_without_an_evaluator_is_refused_before_training(folder, monkeypatch):
