@@ -198,6 +198,15 @@ def test_every_key_reaches_the_backbone():
     assert backbone.frozen_stages == 1
 
 
+def test_the_keys_of_the_fpn_reach_it():
+    cfg = convnext_config()
+    cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.NORM, cfg.MODEL.FPN.FUSE_TYPE = 64, "GN", "avg"
+    fpn = build_backbone(cfg)
+    assert fpn.output_shape()["p2"].channels == 64
+    assert isinstance(fpn.fpn_output2.norm, torch.nn.GroupNorm)
+    assert fpn._fuse_type == "avg"
+
+
 def refused(cfg, match: str) -> None:
     with pytest.raises(UserError, match=match):
         build_backbone(cfg)
@@ -733,13 +742,14 @@ def test_a_scripted_bare_backbone_keeps_its_maps_and_its_divisibility(version):
             super().__init__()
             self.backbone = backbone
 
-        def forward(self, images: torch.Tensor) -> tuple[dict[str, torch.Tensor], int]:
-            return self.backbone(images), self.backbone.padding_constraints["size_divisibility"]
+        def forward(self, images: torch.Tensor) -> tuple[dict[str, torch.Tensor], int, int]:
+            side = self.backbone.padding_constraints["size_divisibility"]
+            return self.backbone(images), self.backbone.size_divisibility, side
 
     images = random_images(2, 3, 50, 70)
     expected = backbone(images)
-    maps, side = torch.jit.script(Padding())(images)
-    assert side == backbone.size_divisibility == 16
+    maps, *sides = torch.jit.script(Padding())(images)
+    assert sides == [16, 16]
     assert list(maps) == ["stem", "stage3"]
     for name, x in maps.items():
         assert torch.allclose(x, expected[name], atol=1e-5), name
