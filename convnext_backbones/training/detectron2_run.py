@@ -128,6 +128,8 @@ def quiet_warnings() -> None:
     """Silence the frameworks' own deprecation warnings; not ours."""
     for package in ("detectron2", "fvcore", "torch", "torchvision", "pycocotools", "pkg_resources"):
         warnings.filterwarnings("ignore", module=rf"{package}(\.|$)")
+    for logger in ("torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
 
 
 def set_up(run: Run, args) -> None:
@@ -172,7 +174,7 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
     with _refused("optimizer"):
         optimizer = run.build_optimizer(model)
         scheduler = run.build_lr_scheduler(optimizer)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
     ddp = settings.ddp if torch.cuda.is_available() else {**settings.ddp, "device_ids": None}
     wrapped = create_ddp_model(model, **ddp)
     trainer_class = AMPTrainer if settings.amp else SimpleTrainer
