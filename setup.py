@@ -33,10 +33,10 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["convnext_backbones", "convnext_backbones.*"]),
-    install_requires=["torch>=2.4", "torchvision", "safetensors"],
+    install_requires=["torch>=2.4", "torchvision", "safetensors", "filelock", "tqdm"],
     extras_require={
         "openmmlab": [
             "mmengine>=0.10.7",

@@ -26,7 +26,8 @@ class EvaluationTransform(nn.Module):
 
     Args:
         image_size: height and width of the output, in pixels.
-        crop_pct: the part of the resized shortest edge that is kept, below 384 pixels.
+        crop_pct: the part of the resized shortest edge that is kept, where nothing is warped.
+        warp: resize the whole picture to a square; None: from 384 pixels on.
         mean, std: of each channel, for pixels in 0..1.
         interpolation: of the resizing, with antialiasing.
     """
@@ -36,6 +37,7 @@ class EvaluationTransform(nn.Module):
         image_size: int = 224,
         *,
         crop_pct: float = 224 / 256,
+        warp: bool | None = None,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
         interpolation: InterpolationMode | str = "bicubic",
@@ -50,7 +52,10 @@ class EvaluationTransform(nn.Module):
                 "mean and std must have one number per channel, std above 0, "
                 f"got mean={mean!r}, std={std!r}"
             )
+        if warp not in (None, True, False):
+            raise ValueError(f"warp must be True, False or None, got {warp!r}")
         self.image_size, self.crop_pct = image_size, crop_pct
+        self.warp = image_size >= WARP_FROM if warp is None else warp
         self.mean, self.std = list(mean), list(std)
         modes = [mode.value for mode in InterpolationMode]
         if interpolation not in [*InterpolationMode, *modes]:
@@ -71,7 +76,7 @@ class EvaluationTransform(nn.Module):
 
     def _resize_and_crop(self, image: Tensor) -> Tensor:
         size = self.image_size
-        if size >= WARP_FROM:
+        if self.warp:
             return F.resize(image, [size, size], self.interpolation)
         image = F.resize(image, [int(size / self.crop_pct)], self.interpolation)
         # torchvision's center_crop rounds half pixels to even; these pixels round them down.

@@ -17,12 +17,6 @@ from convnext_backbones.preprocessing import EvaluationTransform
 ROWS = list(CATALOGUE.values())
 IN_TIMM = [weights for weights in ROWS if f"timm/{weights.name}" in weights.aliases]
 OF_TORCHVISION = [weights for weights in ROWS if weights.name.endswith(".tv_in1k")]
-CENTRE_CROP_AT_384 = {  # what EvaluationTransform, which warps from 384 pixels on, cannot give
-    "convnext_nano.r384_in12k",
-    "convnext_nano.r384_ad_in12k",
-    "convnext_nano.r384_in12k_ft_in1k",
-    "convnext_base.clip_laiona_augreg_ft_in1k_384",
-}
 NOT_OUR_NETWORKS = re.compile(r"_(ols|hnf|mlp|rms)|xxlarge|^test_")  # other stems, heads and sizes
 
 
@@ -64,8 +58,8 @@ def test_a_row_is_complete(weights):
         assert weights.sha256 in weights.url
     if weights.preprocessing:
         assert EvaluationTransform(**weights.preprocessing).image_size == weights.resolution
-    elif weights.task == "imagenet":
-        assert weights.name in CENTRE_CROP_AT_384
+    else:
+        assert weights.task in ("coco", "ade20k")
 
 
 def test_the_official_families_are_counted_as_in_their_readmes():
@@ -113,14 +107,11 @@ def test_a_row_agrees_with_timm(weights):
         assert weights.url == config.url or config.url.rsplit("/", 1)[1] in weights.aliases
     else:
         assert weights.url.endswith(f"/timm/{weights.name}/resolve/main/model.safetensors")
-    if not weights.preprocessing:
-        assert (config.crop_mode, config.crop_pct, weights.resolution) == ("center", 1.0, 384)
-        return
     ours = EvaluationTransform(**weights.preprocessing)
     assert (ours.mean, ours.std) == (list(config.mean), list(config.std))
     assert ours.interpolation.value == config.interpolation
-    assert (config.crop_mode == "squash") == (weights.resolution >= 384)
-    if weights.resolution < 384:
+    assert ours.warp == (config.crop_mode == "squash")
+    if not ours.warp:
         assert ours.crop_pct == config.crop_pct
 
 
@@ -160,7 +151,12 @@ def test_every_torchvision_file_has_a_row():
 
 @pytest.mark.parametrize(
     "name",
-    ["convnext_atto.d2_in1k", "convnext_base.clip_laion2b", "convnext_tiny.in12k_ft_in1k_384"],
+    [
+        "convnext_atto.d2_in1k",
+        "convnext_base.clip_laion2b",
+        "convnext_tiny.in12k_ft_in1k_384",
+        "convnext_nano.r384_in12k_ft_in1k",
+    ],
 )
 def test_the_preprocessing_gives_timms_pixels(name):
     config = timm.get_pretrained_cfg(name)

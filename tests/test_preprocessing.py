@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from transformers.models.convnext.image_processing_convnext import ConvNextImageProcessor
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
@@ -172,3 +173,21 @@ def test_what_is_no_image_is_refused(image):
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         EvaluationTransform(**options)
+
+
+def test_warping_can_be_chosen_apart_from_the_size():
+    image = torch.randint(256, (3, 500, 700), dtype=torch.uint8)
+    cut = EvaluationTransform(384, crop_pct=1.0, warp=False)(image)
+    resized = F.resize(image, [384], InterpolationMode.BICUBIC)
+    left = (resized.shape[2] - 384) // 2
+    expected = F.to_dtype(resized[:, :, left : left + 384], torch.float32, scale=True)
+    expected = F.normalize(expected, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    torch.testing.assert_close(cut, expected)
+    warped = EvaluationTransform(224, warp=True)(image)
+    expected = F.resize(image, [224, 224], InterpolationMode.BICUBIC)
+    expected = F.normalize(
+        F.to_dtype(expected, torch.float32, scale=True), list(IMAGENET_MEAN), list(IMAGENET_STD)
+    )
+    torch.testing.assert_close(warped, expected)
+    with pytest.raises(ValueError, match="warp must be True, False or None"):
+        EvaluationTransform(224, warp="yes")

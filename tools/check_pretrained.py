@@ -30,7 +30,7 @@ from convnext_backbones.evaluation import (
     read_preprocessor_config,
 )
 from convnext_backbones.peers import PEERS, TOLERANCE, Peer, build_peer, compare
-from convnext_backbones.preprocessing import WARP_FROM, EvaluationTransform
+from convnext_backbones.preprocessing import EvaluationTransform
 
 COMPARED = 8  # pictures that the peer sees too
 LISTED = 20  # unreadable pictures that are printed
@@ -220,7 +220,7 @@ def choose_transform(args, path: Path, weights: Weights | None) -> tuple[Evaluat
 
 def in_words(transform: EvaluationTransform) -> str:
     size = transform.image_size
-    if size >= WARP_FROM:
+    if transform.warp:
         steps = f"warped to {size}x{size}"
     else:
         shortest = int(size / transform.crop_pct)

@@ -47,7 +47,7 @@ class Weights(NamedTuple):
     licence: of the weights, as an SPDX name where one exists.
     sha256: in full, or as many first digits as are known.
     aliases: further names: the file's, Hugging Face ids, torchvision's.
-    preprocessing: keyword arguments of EvaluationTransform; None where it cannot give the pixels.
+    preprocessing: keyword arguments of EvaluationTransform; None for detectors and segmentors.
     other_figures: of a detector or segmentor.
     """
 
@@ -295,13 +295,10 @@ def _torchvision(variant: str, file: str, edge: int, top1: float) -> Weights:
 
 
 def _timm(name, resolution, crop_pct, num_classes, top1, *aliases: str) -> Weights:
-    if crop_pct == "warp":
-        preprocessing = {"image_size": resolution}
-    elif resolution < 384:
-        preprocessing = {"image_size": resolution, "crop_pct": crop_pct}
-    else:
-        preprocessing = None  # the centre cut out at 384 pixels, where EvaluationTransform warps
-    if preprocessing and "clip" in name:
+    preprocessing = {"image_size": resolution}
+    if crop_pct != "warp":
+        preprocessing |= {"crop_pct": crop_pct, "warp": False}
+    if "clip" in name:
         preprocessing |= {"mean": CLIP_MEAN, "std": CLIP_STD}
     licence = "Apache-2.0"
     if "dinov3" in name:
