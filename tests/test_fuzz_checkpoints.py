@@ -37,7 +37,7 @@ from safetensors.torch import save
 from convnext_backbones import ConvNeXtV2
 from convnext_backbones.checkpoints import CheckpointError, read_checkpoint
 
-SECONDS = 5  # for one file
+SECONDS = 5  # of computing for one file
 BYTES = 200 * 2**20  # that all files of a process together may add to its memory
 NUMBERS = (0, 1, 2, 3, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**40,
            2**62, 2**63 - 1, 2**63, 2**64 - 1)  # fmt: skip
@@ -351,59 +351,51 @@ def written(folder: Path, content: bytes | dict[str, bytes]) -> Path:
 
 def run(first: int, count: int) -> None:
     """Read mutations first .. first + count; print one JSON line before each, and one at the end."""
-    armed, events = False, []
+    folder, read, before, armed = Path(tempfile.mkdtemp()), 0, 0, False
+
+    def tell(**line):
+        print(json.dumps(line), flush=True)
 
     def audit(event, arguments):
         writes = event == "open" and not set(str(arguments[1] or "r")) <= set("rb")
         executes = event.startswith(EXECUTIONS) and event not in ("os.listdir", "os.scandir")
         if armed and (executes or writes):
-            events.append((event, str(arguments)[:200]))
+            tell(number=number, problem=f"{event} {str(arguments)[:200]}")
 
     def out_of_time(*_):
         raise TimeoutError
 
-    signal.signal(signal.SIGALRM, out_of_time)
-    sys.addaudithook(audit)
     for codec in ("cp437", "latin-1", "ascii", "utf-8", "raw-unicode-escape"):
         codecs.lookup(codec)  # else these modules are imported when the first file needs them
-    folder = Path(tempfile.mkdtemp())
-    start = None
-    read = 0
+    signal.signal(signal.SIGPROF, out_of_time)
+    sys.addaudithook(audit)
     for number in range(first, first + count):
         what, content = mutated(number)
-        print(json.dumps({"number": number, "what": what}), flush=True)
+        tell(number=number, what=what)
         path = written(folder, content)
-        allowed = (np.ndarray, (getattr, "builtins.getattr")) if number % 3 == 0 else ()
         if number == first + 20:
-            start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        faulthandler.dump_traceback_later(2 * SECONDS, exit=True)  # where Python has no say
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        faulthandler.dump_traceback_later(60, exit=True)  # where it waits, or Python has no say
         armed = True
         try:
-            result = read_checkpoint(path, allowed=allowed)
-            armed = False
-            assert isinstance(result, dict)
-            check(result)
+            allowed = (np.ndarray, (getattr, "builtins.getattr")) if number % 3 == 0 else ()
+            content = read_checkpoint(path, allowed=allowed)
+            check(content)
             read += 1
         except CheckpointError as error:
-            armed = False
-            cause = error.__cause__
-            if isinstance(cause, (TimeoutError, MemoryError)):
-                print(json.dumps({"number": number, "problem": repr(cause)}), flush=True)
-            if not str(error).startswith(str(path)) or "\n" in str(error):
-                print(json.dumps({"number": number, "problem": f"message {error}"}), flush=True)
+            if isinstance(error.__cause__, (TimeoutError, MemoryError)):
+                tell(number=number, problem=repr(error.__cause__))
+            if not str(error).startswith(f"{path}") or "\n" in str(error):
+                tell(number=number, problem=f"says {error}")
         except BaseException as error:
-            armed = False
-            print(json.dumps({"number": number, "problem": repr(error)[:1000]}), flush=True)
+            tell(number=number, problem=repr(error)[:1000])
         armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         faulthandler.cancel_dump_traceback_later()
-        if events:
-            print(json.dumps({"number": number, "problem": str(events)}), flush=True)
-            events.clear()
     shutil.rmtree(folder)
-    taken = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - (start or 0))
-    print(json.dumps({"read": read, "refused": count - read, "bytes": taken}), flush=True)
+    taken = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    tell(read=read, refused=count - read, bytes=taken)
 
 
 def results(first: int, count: int) -> tuple[dict, list]:

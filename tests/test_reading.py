@@ -525,6 +525,7 @@ PICKLES = {
                                       r"claims a tensor .* \.contiguous\(\)"),
     "a tensor past its storage": ({"w": tensor(offset=1)}, "claims a tensor"),
     "a tensor before its storage": ({"w": tensor(offset=-1)}, "arguments that no checkpoint has"),
+    "no tensor past its storage": ({"w": tensor(offset=2**40, size=(0,))}, "claims a tensor"),
     "a tensor with a negative stride": ({"w": tensor(stride=(-1,))}, "arguments that no checkpoint"),
     "a tensor with a long stride": ({"w": tensor(size=(2,), stride=(2**62,))}, "claims a tensor"),
     "a tensor of 2**126 elements": ({"w": tensor(size=(2**63 - 1,) * 2, stride=(0, 0))}, "claims"),
@@ -533,7 +534,12 @@ PICKLES = {
     "a tensor of half an element": ({"w": tensor(size=(0.5,))}, "arguments that no checkpoint has"),
     "a quantized tensor": ({"w": Called(Named("torch._utils._rebuild_tensor_v3"), (
         storage(), 0, (1,), (1,), False, {}, Named("torch.qint8")))}, r"a tensor of type torch\.qint8"),
-    "a tensor with hooks": ({"w": tensor(hooks={"a": 1})}, "arguments that no checkpoint has"),
+    "a tensor with hooks": ({"w": tensor(hooks={"a": 1})}, "holds a tensor with hooks"),
+    "a tensor with a list for hooks": ({"w": tensor(hooks=[1])}, "arguments that no checkpoint has"),
+    "a tensor with hooks that come later": ({"w": tensor(hooks=Raw(b"}q\x00")), "x": Raw(
+        b"h\x00" + opcodes(1) + opcodes(2) + b"s")}, "holds a tensor with hooks"),
+    "a tensor with a type for metadata": ({"w": Called(Named("torch._utils._rebuild_tensor_v2"), (
+        storage(), 0, (1,), (1,), False, None, None, Named("torch.int8")))}, "arguments that no"),
     "a parameter that is none": (called("torch._utils._rebuild_parameter", 1, True, {}), "arguments"),
     "a tensor made by its size": (called("torch.FloatTensor", 2**40), r"\(torch\.FloatTensor\)"),
     "a storage made by its size": (called("torch.FloatStorage", 2**40), "which is no function"),
@@ -578,6 +584,9 @@ PICKLES = {
                                    "holds a numpy array of shape"),
     "a namespace with arguments": (called("argparse.Namespace", 1), "arguments that no checkpoint"),
     "a namespace with another state": ({"w": Built(NAMESPACE, [1])}, "a state that it cannot have"),
+    "a namespace whose function is taken back": ({"w": Raw(opcodes(NAMESPACE) + b"}q\x00" + opcodes("a")
+        + opcodes(Named("_codecs.encode")) + b"sb"), "x": Raw(b"h\x00" + opcodes("a") + b"Ns")},
+        "holds _codecs.encode where data is expected"),
     "a method of another class": (called("builtins.getattr", Named("argparse.Namespace"), "a"),
                                   "looks up 'a' of argparse.Namespace"),
     "a hidden method": (called("builtins.getattr", HISTORY, "__class__"), "looks up '__class__'"),

@@ -120,6 +120,7 @@ PLAIN_DATA = {
         for core in ("numpy.core", "numpy._core")  # numpy 1, numpy 2
         for function in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0])
     },
+    # No pickle has these names: torch.load asks for the class of what it gives a state.
     **{f"numpy.dtypes.{kind}": type(np.dtype(kind)) for kind in sorted(ARRAY_TYPES)},
 }
 
@@ -170,9 +171,14 @@ class Pickle:
     def load(self):
         """The next pickle's value: plain data, and this module's classes for all else."""
         self.stack, self.marks, self.memo = [], [], {}
-        self.metadata: list[dict] = []
+        self.metadata: list[dict] = []  # of OrderedDicts
+        self.hooks: list[dict] = []  # of tensors
         value = self._follow()
         check_walk([value, self.metadata], DTYPES.keys() | self.allowed)
+        if any(self.hooks):  # which may have been filled after the tensor's making
+            raise RefusedError(
+                "holds a tensor with hooks, and is refused; save only its state_dict"
+            )
         del self.stack, self.marks, self.memo
         return value
 
@@ -304,7 +310,7 @@ class Pickle:
         if len(self.stack) < count:
             raise RefusedError("is damaged (its pickle takes more values than it has)")
 
-    def _spend(self, amount: int) -> None:
+    def spend(self, amount: int) -> None:
         """Bounds what many calls on one remembered argument can add up to."""
         self.budget -= amount
         if self.budget < 0:
@@ -342,7 +348,7 @@ class Pickle:
             ) from error
 
     def _allowed_call(self, function: Name, arguments: tuple) -> Call:
-        self._spend(sum(len(a) if hasattr(a, "__len__") else 1 for a in arguments))
+        self.spend(sum(len(a) if hasattr(a, "__len__") else 1 for a in arguments))
         return Call(function, arguments)
 
     def _build(self, target, state) -> None:
@@ -353,11 +359,12 @@ class Pickle:
             metadata = state["_metadata"]
             if not isinstance(metadata, dict):
                 raise RefusedError("has a _metadata that is no dictionary")
-            self._spend(len(metadata))
+            self.spend(len(metadata))
             self.metadata.append(metadata)
         elif type(target) is Call:
-            if type(state) is dict:
-                self._spend(len(state))
+            if type(state) is dict and type(target.state) in (dict, type(None)):
+                self.spend(len(state) + len(target.state or ()))
+                state = {**(target.state or {}), **state}  # as it is now; it may change later
             elif target.name in PLAIN_DATA:
                 raise RefusedError(f"gives {target.name} a state that it cannot have")
             target.state = state
@@ -365,11 +372,11 @@ class Pickle:
             target.dtype = _array_type_of_state(target.dtype, state)
         elif type(target) is Array:
             _, shape, kind, fortran, data = state
-            self._fill(target, data, kind, shape, "F" if fortran else "C")
+            self.fill(target, data, kind, shape, "F" if fortran else "C")
         else:
             raise RefusedError(f"gives attributes to {_said(target)}, which is refused")
 
-    def _fill(self, array: Array, data, kind, shape, order) -> Array:
+    def fill(self, array: Array, data, kind, shape, order) -> Array:
         if isinstance(data, str):
             data = data.encode("latin-1")  # written by Python 2
         shape = _integers(shape)
@@ -377,7 +384,7 @@ class Pickle:
             raise RefusedError("holds a numpy array of Python objects, and is refused")
         if order not in ("C", "F") or math.prod(shape) * kind.dtype.itemsize != len(data):
             raise RefusedError(f"holds a numpy array of shape {shape} with {len(data)} bytes")
-        self._spend(len(data))
+        self.spend(len(data))
         array.data, array.kind, array.shape, array.order = data, kind, shape, order
         return array
 
@@ -419,7 +426,7 @@ class Pickle:
 
 
 def _ordered_dict(pickle: Pickle, items=()):
-    pickle._spend(len(items))
+    pickle.spend(len(items))
     pairs = list(items.items() if isinstance(items, dict) else items)
     if any(type(pair) not in (list, tuple) for pair in pairs):
         raise RefusedError("makes a dictionary of something else than pairs")
@@ -430,7 +437,7 @@ def _ordered_dict(pickle: Pickle, items=()):
 def _set(pickle: Pickle, items=()):
     if type(items) is not list:
         raise TypeError("a set is made of a list")
-    pickle._spend(len(items))
+    pickle.spend(len(items))
     return set(_keys(items))
 
 
@@ -443,14 +450,14 @@ def _complex(pickle: Pickle, real, imaginary):
 def _encode(pickle: Pickle, text, encoding):
     if type(text) is not str or encoding not in ("latin1", "latin-1"):
         raise TypeError("a text and latin1 are expected")
-    pickle._spend(len(text))
+    pickle.spend(len(text))
     return text.encode("latin-1")
 
 
 def _bytes(pickle: Pickle, *arguments):
     if arguments and (len(arguments) > 1 or not isinstance(arguments[0], bytes)):
         return _encode(pickle, *arguments)
-    pickle._spend(sum(map(len, arguments)))
+    pickle.spend(sum(map(len, arguments)))
     return b"".join(arguments)
 
 
@@ -469,24 +476,24 @@ def _device(pickle: Pickle, kind, index=0):
 
 
 def _tensor(pickle: Pickle, storage, offset, size, stride, requires_grad=False, hooks=None,
-            metadata=None, dtype=None):  # fmt: skip
-    size, stride = _integers(size), _integers(stride)
+            metadata=None, *, dtype=None):  # fmt: skip
+    size, stride, (offset,) = _integers(size), _integers(stride), _integers((offset,))
     if type(storage) is not Storage or len(size) != len(stride):
         raise TypeError("no tensor has this form")
-    if type(requires_grad) is not bool or hooks or metadata:
-        raise TypeError("a tensor with hooks or views in lazy form")
+    if metadata:
+        raise TypeError("a tensor that is conjugated or negated as a view")
+    _check_hooks(pickle, requires_grad, hooks)
     itemsize = (dtype or storage.dtype).itemsize
     numel = math.prod(size)
-    (offset,) = _integers((offset,))
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1
-    needed = max(last, numel) if numel else 0
+    last = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1 if numel else 0
+    needed = max(offset + last, numel)
     if needed * itemsize > storage.numel * storage.dtype.itemsize:
         raise RefusedError(
             f"claims a tensor of shape {size}, stride {stride} and offset {offset} in a storage of "
             f"{storage.numel:,} elements; it is damaged or hostile, or was saved from an expanded "
             "tensor (save its .contiguous())"
         )
-    pickle._spend(numel * itemsize)
+    pickle.spend(numel * itemsize)
     return TensorOf(storage)
 
 
@@ -495,14 +502,22 @@ def _tensor_v3(pickle: Pickle, storage, offset, size, stride, requires_grad, hoo
     if type(dtype) is not Name or dtype not in TENSOR_TYPES:
         raise TypeError(f"a tensor of type {_said(dtype)}")
     return _tensor(
-        pickle, storage, offset, size, stride, requires_grad, hooks, metadata, DTYPES[dtype]
+        pickle, storage, offset, size, stride, requires_grad, hooks, metadata, dtype=DTYPES[dtype]
     )
 
 
 def _parameter(pickle: Pickle, data, requires_grad, hooks):
-    if type(data) is not TensorOf or type(requires_grad) is not bool or hooks:
+    if type(data) is not TensorOf:
         raise TypeError("a tensor is expected")
+    _check_hooks(pickle, requires_grad, hooks)
     return data
+
+
+def _check_hooks(pickle: Pickle, requires_grad, hooks) -> None:
+    if type(requires_grad) is not bool or type(hooks) not in (OrderedDict, dict, type(None)):
+        raise TypeError("a tensor with hooks")
+    if hooks is not None:
+        pickle.hooks.append(hooks)
 
 
 def _array_type(pickle: Pickle, code, align=False, copy=False):
@@ -516,12 +531,11 @@ def _array_type(pickle: Pickle, code, align=False, copy=False):
 
 
 def _array_type_of_state(dtype: np.dtype, state) -> np.dtype:
-    version, order, *rest = state
-    if version not in (3, 4) or order not in ("<", ">", "|", "=") or rest[:3] != [None] * 3:
+    if type(state) is not tuple or len(state) != 8 or state[0] not in (3, 4):
+        raise RefusedError("holds a numpy type with a state that is unknown, and is refused")
+    if state[2:] != (None, None, None, -1, -1, 0) or state[1] not in ("<", ">", "|", "="):
         raise RefusedError("holds a numpy type that is no plain number, and is refused")
-    if rest[3:] != [-1, -1, 0]:
-        raise RefusedError("holds a numpy type that is no plain number, and is refused")
-    return dtype.newbyteorder(order)
+    return dtype.newbyteorder(state[1])
 
 
 def _array(pickle: Pickle, kind, shape, code):
@@ -531,18 +545,16 @@ def _array(pickle: Pickle, kind, shape, code):
 
 
 def _array_of_buffer(pickle: Pickle, data, kind, shape, order):
-    return pickle._fill(Array(), data, kind, shape, order)
+    return pickle.fill(Array(), data, kind, shape, order)
 
 
 def _number(pickle: Pickle, kind, data):
-    array = pickle._fill(Array(), data, kind, (), "C")
+    array = pickle.fill(Array(), data, kind, (), "C")
     return np.frombuffer(array.data, kind.dtype)[0].item()
 
 
 def _statistics_method(pickle: Pickle, owner, name):
-    if owner != HISTORY_BUFFER or type(name) is not str or not name.isidentifier():
-        raise RefusedError(f"looks up {_said(name)} of {_said(owner)}, which could run code")
-    if name.startswith("_"):
+    if owner != HISTORY_BUFFER or type(name) is not str or not re.fullmatch("[a-z][a-z_]*", name):
         raise RefusedError(f"looks up {_said(name)} of {_said(owner)}, which could run code")
     return name
 
