@@ -415,6 +415,23 @@ def test_a_whole_models_checkpoint_fits_all_of_it_or_is_refused(tmp_path):
             DetectionCheckpointer(segmentor()).load(str(path))
 
 
+def test_a_whole_models_checkpoint_with_another_backbone_is_refused(tmp_path):
+    path, state = tmp_path / "segmentor.pth", segmentor().state_dict()
+    state["backbone.bottom_up.downsample_layers.0.0.weight"] = torch.zeros(40, 4, 4, 4)
+    torch.save({"model": state}, path)
+    with pytest.raises(CheckpointError, match=r"is \(40, 4, 4, 4\), not \(40, 3, 4, 4\)"):
+        DetectionCheckpointer(segmentor()).load(str(path))
+
+
+def test_a_file_of_the_backbone_alone_under_the_models_names_is_pretraining_weights(tmp_path):
+    path, model = tmp_path / "backbone.pth", segmentor()
+    state = randomised(model.backbone.bottom_up).state_dict()
+    torch.save({f"backbone.bottom_up.{name}": value for name, value in state.items()}, path)
+    other = segmentor()
+    DetectionCheckpointer(other).load(str(path))
+    assert all(torch.equal(v, state[n]) for n, v in other.backbone.bottom_up.state_dict().items())
+
+
 def test_detectron2s_predictor_takes_the_weights_of_the_config(tmp_path):
     path = tmp_path / "segmentor.pth"
     cfg = convnext_config(file=SEMANTIC)
@@ -658,13 +675,14 @@ def model_to_export(backbone: str, name: str):
     """A model whose detections have scores of their own, so that their order is no chance."""
     model = model_with(backbone, name).eval()
     for path, module in model.named_modules():
-        if path.endswith("cls_score"):
-            torch.nn.init.normal_(module.weight, std=0.3)
+        if "cls_" in path and hasattr(module, "weight"):
+            torch.nn.init.kaiming_normal_(module.weight)
     return model
 
 
 def assert_same(found, expected) -> None:
     assert len(found) == len(expected) > 0
+    assert len(set(expected.scores.tolist())) == len(expected)  # no ties, so their order is theirs
     assert torch.allclose(found.pred_boxes.tensor, expected.pred_boxes.tensor, atol=1e-3)
     assert torch.allclose(found.scores, expected.scores, atol=1e-5)
     assert torch.equal(found.pred_classes, expected.pred_classes)
