@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .padding import Sizes, outside_masks
+from .padding import Sizes, inside_masks
 from .refusals import check_images, check_options, refuse_unknown_options
 from .selection import feature_names, select_features
 from .variants import resolve_arch
@@ -36,8 +36,8 @@ class GRN(nn.Module):
     """Global response normalisation of an (N, H, W, C) map (V2 paper, section 4).
 
     Each channel is scaled by its spatial L2 norm relative to the mean norm of all channels. The
-    norms are computed in float32 at least: in float16 they overflow from |x| = 300 on. They leave
-    out the positions where `outside`, (N, H, W), is True.
+    norms are computed in float32 at least: in float16 they overflow from |x| = 300 on. Given
+    `inside`, (N, H, W), they are those of its True positions.
     """
 
     def __init__(self, dim: int):
@@ -46,11 +46,11 @@ class GRN(nn.Module):
         self.beta = nn.Parameter(torch.zeros(dim))
         self.eps = EPS  # an attribute: torch.compile cannot lift a global float into a checkpoint
 
-    def forward(self, x: Tensor, outside: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
         wide = x if x.dtype == torch.float64 else x.float()
         energy = wide.square()
-        if outside is not None:
-            energy = energy.masked_fill(outside[..., None], 0)
+        if inside is not None:
+            energy = energy * inside[..., None]
         energy = energy.sum(dim=(1, 2), keepdim=True)
         norm = energy.clamp_min(1e-30).sqrt()  # the clamp keeps the gradient of an all-zero map 0
         relative = norm / (norm.mean(dim=-1, keepdim=True) + self.eps)  # (N, 1, 1, C)
@@ -82,8 +82,8 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """Depthwise 7x7, LayerNorm, pointwise C -> 4C, GELU, [V2: GRN], pointwise 4C -> C, residual.
 
-    V1 scales the branch by gamma (layer scale, arXiv:2103.17239); V2 has GRN instead. Where
-    `outside`, (N, H, W), is True, the positions inside see zeros, as beyond the map's border.
+    V1 scales the branch by gamma (layer scale, arXiv:2103.17239); V2 has GRN instead. The
+    depthwise convolution sees zeros where `inside`, (N, H, W), is False, as it does beyond the map.
     """
 
     def __init__(
@@ -108,17 +108,17 @@ class Block(nn.Module):
         self.gamma = nn.Parameter(torch.full((dim,), layer_scale_init_value)) if scaled else None
         self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, x: Tensor, outside: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
         shortcut = x
-        if outside is not None:
-            x = x.masked_fill(outside[:, None], 0)
+        if inside is not None:
+            x = x * inside[:, None]
         x = self.dwconv(x)
         x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC
         x = self.norm(x)
         x = self.pwconv1(x)
         x = self.act(x)
         if self.grn is not None:
-            x = self.grn(x, outside)
+            x = self.grn(x, inside)
         x = self.pwconv2(x)
         if self.gamma is not None:
             x = self.gamma * x
@@ -130,8 +130,9 @@ class Downsample(nn.Sequential):
     """LayerNorm and a 2x2 convolution of stride 2, between two stages.
 
     With stride 1 (output_stride), the map is padded right and below, so that position (i, j) sees
-    what it would see with stride 2; dilation makes up for strides left out before. It then sees
-    zeros where `outside`, (N, H, W), is True. With stride 2, no position of an image sees beyond it.
+    what it would see with stride 2; dilation makes up for strides left out before. It sees
+    zeros there, as where `inside`, (N, H, W), is False. With stride 2, no position in an image sees
+    beyond it.
     """
 
     def __init__(self, in_dim: int, out_dim: int, *, stride: int = 2, dilation: int = 1):
@@ -141,11 +142,11 @@ class Downsample(nn.Sequential):
         )
         self.pad = dilation if stride == 1 else 0
 
-    def forward(self, x: Tensor, outside: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
         x = self[0](x)
         if self.pad:
-            if outside is not None:
-                x = x.masked_fill(outside[:, None], 0)
+            if inside is not None:
+                x = x * inside[:, None]
             x = F.pad(x, (0, self.pad, 0, self.pad))
         return self[1](x)
 
@@ -216,18 +217,18 @@ class Trunk(nn.Module):
         """(N, in_channels, H, W) images to the maps of the stem and of every built stage."""
         check_images(images, self.downsample_layers[0][0], self.feature_strides[len(self.stages)])
         strides = self.feature_strides[1 : len(self.stages) + 1]
-        outsides = outside_masks(images, image_sizes, strides)
+        masks = inside_masks(images, image_sizes, strides)
         x = images.contiguous(memory_format=torch.channels_last)
         x = self.downsample_layers[0](x)
         maps = [x]
-        for i, (stage, outside) in enumerate(zip(self.stages, outsides, strict=True)):
+        for i, (stage, inside) in enumerate(zip(self.stages, masks, strict=True)):
             if i > 0:
-                x = self.downsample_layers[i](x, outside)
+                x = self.downsample_layers[i](x, inside)
             for block in stage:
                 if self.with_cp and self.training and torch.is_grad_enabled():
-                    x = checkpoint(block, x, outside, use_reentrant=False)
+                    x = checkpoint(block, x, inside, use_reentrant=False)
                 else:
-                    x = block(x, outside)
+                    x = block(x, inside)
             maps.append(x)
         return maps
 

@@ -1,4 +1,4 @@
-"""Which positions of a padded batch lie beyond their image, and how a framework tells the sizes.
+"""Which positions of a padded batch are image, and how a framework tells the images' sizes.
 
 GRN pools over the whole map, so that V2's features depend on how far an image was padded to stand
 in its batch. With the images' sizes known, GRN pools over the image alone and the depthwise
@@ -23,10 +23,10 @@ from .errors import UserError
 Sizes = Sequence[tuple[int, int]] | Tensor  # a height and a width in pixels for each image
 
 
-def outside_masks(
+def inside_masks(
     images: Tensor, image_sizes: Sizes | None, strides: Sequence[int]
 ) -> list[Tensor | None]:
-    """For each stride, an (N, H // stride, W // stride) mask, True beyond the image; or None.
+    """For each stride, an (N, H // stride, W // stride) mask, True on the image; or None.
 
     None where no sizes are given: nothing is padding. An image of less than one position keeps one.
 
@@ -35,16 +35,17 @@ def outside_masks(
     """
     if image_sizes is None:
         return [None] * len(strides)
-    sizes = torch.as_tensor(image_sizes, device=images.device)
-    if len(images) == 0:
-        sizes = sizes.reshape(0, 2).long()
+    sizes = image_sizes
+    if not isinstance(sizes, Tensor):
+        sizes = torch.tensor(sizes) if len(sizes) else torch.empty(0, 2, dtype=torch.int64)
     _check_sizes(sizes, images)
+    sizes = sizes.to(images.device)
     masks = []
     for stride in strides:
-        inside = (sizes // stride).clamp_min(1)
-        rows = torch.arange(images.shape[2] // stride, device=images.device) >= inside[:, :1]
-        columns = torch.arange(images.shape[3] // stride, device=images.device) >= inside[:, 1:]
-        masks.append(rows[:, :, None] | columns[:, None, :])
+        counts = (sizes // stride).clamp_min(1)
+        rows = torch.arange(images.shape[2] // stride, device=images.device) < counts[:, :1]
+        columns = torch.arange(images.shape[3] // stride, device=images.device) < counts[:, 1:]
+        masks.append(rows[:, :, None] & columns[:, None, :])
     return masks
 
 

@@ -5,23 +5,28 @@ them, in training, inference and test-time augmentation alike, knows the sizes.
 """
 
 import functools
+import types
 
+import torch
 from detectron2.structures import ImageList
 
 from ..padding import note_image_sizes
 
+_plain = ImageList.from_tensors
+
 
 def register_size_notes() -> None:
     """Make ImageList.from_tensors note the images' sizes for the batch it returns."""
-    plain = ImageList.from_tensors
-    if hasattr(plain, "notes_sizes"):
-        return
+    # TorchScript, which reads the source of the plain function (__wrapped__), looks its names up
+    # in the globals of this one.
+    names = {**_plain.__globals__, **_noting.__globals__}
+    noting = functools.wraps(_plain)(types.FunctionType(_noting.__code__, names))
+    ImageList.from_tensors = staticmethod(noting)
 
-    @functools.wraps(plain)  # TorchScript, too, then reads the plain function
-    def from_tensors(*args, **kwargs):
-        images = plain(*args, **kwargs)
-        note_image_sizes(images.tensor, images.image_sizes)
-        return images
 
-    from_tensors.notes_sizes = True
-    ImageList.from_tensors = staticmethod(from_tensors)
+def _noting(*args, **kwargs):
+    images = _plain(*args, **kwargs)
+    sizes = images.image_sizes
+    # Under torch.jit.trace they are tensors, which follow the images.
+    note_image_sizes(images.tensor, torch.stack(sizes) if torch.jit.is_tracing() else sizes)
+    return images

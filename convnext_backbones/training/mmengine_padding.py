@@ -5,28 +5,23 @@ in training, testing, test-time augmentation and single predictions alike, has t
 samples.
 """
 
-import functools
-
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
 from ..padding import note_image_sizes
 
+_plain = BaseDataPreprocessor.__call__
+
 
 def register_size_notes() -> None:
     """Make every data preprocessor of this process note img_shape for the batch it returns."""
-    plain = BaseDataPreprocessor.__call__
-    if hasattr(plain, "notes_sizes"):
-        return
+    BaseDataPreprocessor.__call__ = _noting
 
-    @functools.wraps(plain)
-    def call(self, *args, **kwargs):
-        data = plain(self, *args, **kwargs)
-        if isinstance(data, dict) and isinstance(data.get("inputs"), Tensor):
-            samples = data.get("data_samples") or []
-            if samples and all("img_shape" in sample for sample in samples):
-                note_image_sizes(data["inputs"], [tuple(s.img_shape[:2]) for s in samples])
-        return data
 
-    call.notes_sizes = True
-    BaseDataPreprocessor.__call__ = call
+def _noting(self, *args, **kwargs):
+    data = _plain(self, *args, **kwargs)
+    if isinstance(data, dict) and isinstance(data.get("inputs"), Tensor):
+        samples = data.get("data_samples") or []
+        if samples and all("img_shape" in sample for sample in samples):
+            note_image_sizes(data["inputs"], [tuple(s.img_shape[:2]) for s in samples])
+    return data
