@@ -3,7 +3,8 @@
 MMEngine 0.10.7 reads with torch.load's default: on torch >= 2.6 a run's own checkpoint is refused
 (`HistoryBuffer was not an allowed global`), before that any pickle payload runs. The maintained fork
 allows `getattr` and falls back to weights_only=False. Here exactly the types that MMEngine writes
-are allowed, and everything else is refused with a sentence.
+are allowed, called as MMEngine writes them (checkpoints/pickles.py), and everything else is refused
+with a sentence.
 
 Resuming also executes: Runner.resume runs the config text stored in the checkpoint as Python, to
 look up `gpu_ids`. DropStoredConfigHook takes the text out before.
