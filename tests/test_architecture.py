@@ -19,6 +19,7 @@ ALLOWED = {
     "selection.py": set(),
     "errors.py": set(),
     "layer_decay.py": set(),
+    "recipes.py": set(),
     "refusals.py": {"torch"},
     "padding.py": {"torch"},
     "convnext.py": {"torch"},

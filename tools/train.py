@@ -24,6 +24,14 @@ def parse_args():
     parser.add_argument("--work-dir", help="default: work_dirs/<config name>[_sample]")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--sample", action="store_true", help="small generated data, small heads")
+    parser.add_argument(
+        "--shrink", action="store_true",
+        help="a backbone of four blocks: with --sample, whether a config of any size runs, in seconds",
+    )  # fmt: skip
+    parser.add_argument(
+        "--auto-scale-lr", action="store_true",
+        help="multiply lr by batch / the recipe's batch; tools/show_recipe.py shows the result",
+    )  # fmt: skip
     parser.add_argument("--launcher", default="none", choices=["none", "pytorch", "slurm", "mpi"])
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="K=V",
@@ -37,7 +45,16 @@ def main():
     args = parse_args()
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     run.quiet_warnings()
-    cfg = run.load_config(args.config, sample=args.sample, options=args.cfg_options)
+    cfg = run.load_config(
+        args.config, sample=args.sample, shrink=args.shrink, options=args.cfg_options
+    )
+    if args.auto_scale_lr:
+        if not cfg.get("auto_scale_lr", {}).get("base_batch_size"):
+            raise UserError(
+                f"{args.config} does not say for which batch its lr is; set "
+                "auto_scale_lr=dict(base_batch_size=...) in it, or leave out --auto-scale-lr"
+            )
+        cfg.auto_scale_lr.enable = True
     name = Path(args.config).stem + ("_sample" if args.sample else "")
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or f"work_dirs/{name}"
     cfg.launcher = args.launcher

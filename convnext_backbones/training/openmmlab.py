@@ -4,6 +4,7 @@ The functions behind tools/train.py, tools/test.py and tools/predict.py.
 """
 
 import contextlib
+import difflib
 import io
 import logging
 import warnings
@@ -25,7 +26,12 @@ from ..adapters import openmmlab  # noqa: F401  (registers the backbones and saf
 from ..errors import UserError
 from ..visualize import draw_instances, draw_label_map, enlarged, palette_of
 from .mmengine_checkpoints import read_training_checkpoint
-from .sample import ensure_sample_data, shrink_detection, shrink_segmentation
+from .sample import (
+    ensure_sample_data,
+    shrink_backbone,
+    shrink_detection,
+    shrink_segmentation,
+)
 
 LAYOUTS = {
     "mmseg": """\
@@ -81,22 +87,23 @@ def quiet_warnings() -> None:
     warnings.filterwarnings("ignore", message=".*(build_loss|avg_non_ignore|align_corners).*")
 
 
-def load_config(path: str, *, sample: bool = False, options: dict | None = None) -> Config:
-    """The config at `path`, put on the sample data if asked, then with the user's own options.
+def load_config(
+    path: str, *, sample: bool = False, shrink: bool = False, options: dict | None = None
+) -> Config:
+    """The config at `path`, on the sample data or with a small backbone if asked, then with the
+    user's own options.
 
     Raises:
         UserError: it is missing, cannot be read, or is neither MMDetection's nor MMSegmentation's.
     """
     file = Path(path)
     if not file.is_file():
-        near = (
-            sorted(str(p) for p in Path("configs").glob("*.py")) if Path("configs").is_dir() else []
-        )
-        known = f"; configs here: {', '.join(near)}" if near else ""
-        raise UserError(f"there is no config {path}{known}")
+        known = [str(p) for p in Path("configs").glob("*.py")]
+        near = difflib.get_close_matches(str(path), known, n=5, cutoff=0.0)
+        raise UserError(f"there is no config {path}; near it: {', '.join(near) or 'none'}")
     try:
         cfg = Config.fromfile(file)
-    except (SyntaxError, FileNotFoundError, KeyError) as error:
+    except (SyntaxError, FileNotFoundError, KeyError, ValueError) as error:
         raise UserError(f"config {path} cannot be read: {error}") from error
     if cfg.get("default_scope") not in LAYOUTS:
         raise UserError(
@@ -105,16 +112,21 @@ def load_config(path: str, *, sample: bool = False, options: dict | None = None)
         )
     if sample:
         use_sample(cfg)
+    if shrink:
+        _print_changes("--shrink", shrink_backbone(cfg))
     cfg.merge_from_dict(options or {})
     return cfg
 
 
 def use_sample(cfg: Config) -> None:
     """Put a config on the sample data, in place, and print what changed."""
-    root = ensure_sample_data()
     shrink = shrink_segmentation if cfg.default_scope == "mmseg" else shrink_detection
-    print("--sample changes this config:")
-    for line in shrink(cfg, root):
+    _print_changes("--sample", shrink(cfg, ensure_sample_data()))
+
+
+def _print_changes(option: str, lines: list[str]) -> None:
+    print(f"{option} changes this config:")
+    for line in lines:
         print(f"  {line}")
 
 
@@ -271,7 +283,7 @@ def draw_truth(image: np.ndarray, sample, meta: dict) -> np.ndarray:
         )
     truth = sample.gt_instances
     boxes = getattr(truth.bboxes, "tensor", truth.bboxes).cpu().numpy()
-    masks = truth.masks.to_ndarray() if len(truth) else None
+    masks = truth.masks.to_ndarray() if len(truth) and "masks" in truth else None
     return draw_instances(image, boxes, truth.labels.cpu().numpy(), classes, palette, masks=masks)
 
 

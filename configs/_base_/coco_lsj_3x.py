@@ -1,0 +1,114 @@
+# COCO: data, schedule and hooks of the recipes of this name
+# Data     large-scale jitter 0.1 to 2.0, crop 1024x1024, flip; soft-NMS
+# Batch    8 GPUs x 4 images = 32
+# Schedule 36 epochs * 3665 steps (117266 images / 32) = 131940 steps; warm-up over 1000 steps from
+#          0.001 of lr; lr x 0.1 after epochs 27 and 33
+# An empty _base_ comes first, as MMEngine takes a file that begins with an import for another
+# kind of config.
+_base_ = []
+from convnext_backbones.recipes import protocol_of
+
+protocol = protocol_of("coco_lsj_3x")
+
+# ---- data ----------------------------------------------------------------------------------------
+data_root = "data/coco/"
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(
+        type="RandomResize",
+        scale=protocol["crop_size"],
+        ratio_range=protocol["ratio_range"],
+        keep_ratio=True,
+    ),
+    dict(
+        type="RandomCrop",
+        crop_type="absolute_range",
+        crop_size=protocol["crop_size"],
+        recompute_bbox=True,
+        allow_negative_crop=True,
+    ),
+    dict(type="FilterAnnotations", min_gt_bbox_wh=(1e-2, 1e-2)),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=protocol["scale"], keep_ratio=True),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(
+        type="PackDetInputs",
+        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+    ),
+]
+train_dataloader = dict(
+    batch_size=protocol["images_per_gpu"],
+    num_workers=8,
+    persistent_workers=True,
+    sampler=dict(type="DefaultSampler", shuffle=True),
+    batch_sampler=dict(type="AspectRatioBatchSampler"),
+    dataset=dict(
+        type="CocoDataset",
+        data_root=data_root,
+        ann_file="annotations/instances_train2017.json",
+        data_prefix=dict(img="train2017/"),
+        filter_cfg=dict(filter_empty_gt=True, min_size=32),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type="DefaultSampler", shuffle=False),
+    dataset=dict(
+        type="CocoDataset",
+        data_root=data_root,
+        ann_file="annotations/instances_val2017.json",
+        data_prefix=dict(img="val2017/"),
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(
+    type="CocoMetric",
+    ann_file=data_root + "annotations/instances_val2017.json",
+    metric=["bbox", "segm"],
+    format_only=False,
+)
+test_evaluator = val_evaluator
+
+# ---- schedule ------------------------------------------------------------------------------------
+param_scheduler = [
+    dict(
+        type="LinearLR",
+        start_factor=protocol["warmup_factor"],
+        by_epoch=False,
+        begin=0,
+        end=protocol["warmup_iterations"],
+    ),
+    dict(
+        type="MultiStepLR",
+        by_epoch=True,
+        begin=0,
+        end=protocol["epochs"],
+        milestones=list(protocol["milestones"]),
+        gamma=0.1,
+    ),
+]
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=protocol["epochs"], val_interval=1)
+auto_scale_lr = dict(enable=False, base_batch_size=protocol["batch"])
+
+# ---- hooks ---------------------------------------------------------------------------------------
+default_hooks = dict(
+    timer=dict(type="IterTimerHook"),
+    logger=dict(type="LoggerHook", interval=50),
+    param_scheduler=dict(type="ParamSchedulerHook"),
+    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3, save_best="coco/segm_mAP"),
+    sampler_seed=dict(type="DistSamplerSeedHook"),
+    visualization=dict(type="DetVisualizationHook"),
+)
+custom_hooks = [dict(type="DropStoredConfigHook")]
+log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)
