@@ -138,3 +138,11 @@ def test_arch_of_another_type_is_refused(arch):
 def test_nearest_gives_no_hint_for_what_is_like_nothing():
     assert nearest("qqq", ["tiny", "base"]) == "Valid: 'tiny', 'base'"
     assert nearest("TINY", ["tiny", "base"]).startswith("did you mean 'tiny'? ")
+
+
+def test_the_nearest_word_is_found_whatever_its_case():
+    assert nearest("drop_path", ["DROP_PATH_RATE", "ARCH"]).startswith(
+        "did you mean 'DROP_PATH_RATE'?"
+    )
+    assert nearest("Tiny", ["tiny", "base"]).startswith("did you mean 'tiny'?")
+    assert nearest("zzz", ["tiny"]) == "Valid: 'tiny'"
