@@ -4,13 +4,18 @@ First the plain networks, then the adapters inside models of Detectron2, MMDetec
 MMSegmentation.
 """
 
+import contextlib
 import copy
 import gc
+import re
+import runpy
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from randomness import random_images, randomised, relative_difference
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,6 +24,8 @@ from convnext_backbones import ConvNeXt, ConvNeXtV2, padding
 from convnext_backbones.errors import UserError
 from convnext_backbones.padding import note_image_sizes, noted_image_sizes
 
+ROOT = Path(__file__).parent.parent
+TOOL = ROOT / "tools" / "padding_effect.py"
 EXACT = 1e-9  # relative, in float64
 VERSIONS = pytest.mark.parametrize("version", [ConvNeXt, ConvNeXtV2])
 SMALL = {"depths": (2, 1, 2, 1), "dims": (8, 16, 24, 32)}
@@ -466,7 +473,7 @@ def openmmlab_model():
     from convnext_backbones.training import openmmlab as run
 
     def build(name, ignore_padding, changes=None):
-        cfg = run.load_config(str(Path(__file__).parent.parent / "configs" / name))
+        cfg = run.load_config(str(ROOT / "configs" / name))
         run.fit_to_device(cfg)
         init_default_scope(cfg.default_scope)
         backbone, dims = cfg.model.backbone, list(SMALL["dims"])
@@ -679,3 +686,61 @@ def test_an_adapter_takes_sizes_in_its_call_and_compiles_with_noted_ones(framewo
         model.ignore_padding = False
         for x, y in zip(_values(model(batch)), core(batch), strict=True):
             assert torch.equal(x, y)
+
+
+# --- the measurement ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(monkeypatch, capsys):
+    """Runs tools/padding_effect.py on pictures of 128 pixels and gives what it prints."""
+
+    def run(*arguments, code=0):
+        small = ["--scale", "0.16", "--margin", "16"]
+        monkeypatch.syspath_prepend(TOOL.parent)
+        monkeypatch.setattr(sys, "argv", [str(TOOL), *small, *map(str, arguments)])
+        expected = (
+            pytest.raises(SystemExit, match=f"^{code}$") if code else contextlib.nullcontext()
+        )
+        with expected:
+            runpy.run_path(str(TOOL), run_name="__main__")
+        printed = capsys.readouterr()
+        return printed.out + printed.err
+
+    return run
+
+
+def test_the_tool_finds_what_padding_changes_and_that_sizes_mend_it(measured):
+    v1, v2 = measured("convnext_atto", "convnextv2_atto").split("convnextv2_atto:")
+    rows = re.findall(r"(\d+)%  off +([-.e\d]+) .*\n +on +([-.e\d]+) .* ([-.e\d]+)\n", v2)
+    assert len(rows) == 5
+    for share, off, *on in rows:
+        assert float(off) > (0.05 if int(share) > 30 else 0.001)  # stage 1
+        assert max(map(float, on)) < 1e-5  # stages 1 and 4
+    control = re.findall(r"off +([-.e\d]+) ", v1)
+    assert all(float(own) < float(row[1]) for own, row in zip(control, rows, strict=True))
+
+
+def test_the_tool_takes_weights_and_pictures(measured, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(randomised(ConvNeXtV2("atto")).state_dict(), path)
+    Image.new("RGB", (64, 48), (90, 120, 20)).save(tmp_path / "picture.png")
+    printed = measured("convnextv2_atto", "--weights", path, "--images", tmp_path)
+    assert "is convnextv2_atto" in printed
+    assert len(re.findall(r"%  off ", printed)) == 5
+    printed = measured("convnext_atto", "--weights", path, code=2)
+    assert "this is convnextv2_atto" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["convnextv2_ato"], "did you mean 'convnextv2_atto'"),
+        (["--weights", "a.pth"], "needs the name of its one network"),
+        (["convnextv2_atto", "--limit", "0"], "--limit begins at 1"),
+        (["convnextv2_atto", "--images", "nowhere"], "there is no picture or folder nowhere"),
+        (["convnextv2_atto", "--margin", "300"], "give a smaller --margin or a greater --scale"),
+    ],
+)
+def test_the_tool_answers_a_wrong_argument_with_a_sentence(measured, arguments, message):
+    assert re.search(rf"error: .*{message}", measured(*arguments, code=2))
