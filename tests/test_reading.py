@@ -746,6 +746,7 @@ FILES = {
     "torchscript": (script, "is a TorchScript archive"),
     "protocol 4": (lambda p: torch.save(STATE, p, pickle_protocol=4),
                    "written with pickle protocol 4, and torch's safe reader takes 2"),
+    "two protocols": (lambda p: torch_zip(p, b"\x80\x02}\x80\x03."), "written with pickle protocol 3"),
     "data too short": (lambda p: torch_zip(p, pickled(
         {"w": tensor(storage(numel=1000), size=(1000,)), "pad": "a" * 8000}), FLOATS),
         "tensor data 0 needs 4,000 bytes and has 4"),

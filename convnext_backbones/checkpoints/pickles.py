@@ -158,7 +158,7 @@ class Pickle:
 
     Attributes:
         storages: key to Storage, of all persistent ids met.
-        protocol: of the last pickle that says it, or None.
+        protocols: that the pickles say they are written in.
     """
 
     def __init__(self, stream, size: int, allowed: Iterable[str] = ()):
@@ -166,7 +166,7 @@ class Pickle:
         self.budget = MOST_SHARING * size + 1024
         self.opcodes = 0
         self.storages: dict[str, Storage] = {}
-        self.protocol: int | None = None
+        self.protocols: set[int] = set()
 
     def load(self):
         """The next pickle's value: plain data, and this module's classes for all else."""
@@ -247,7 +247,7 @@ class Pickle:
                     items = self._marked()
                     self._extend(self.stack[-1], items)
                 case "PROTO":
-                    self.protocol = argument
+                    self.protocols.add(argument)
                 case "FRAME":
                     pass
                 case "STOP":

@@ -192,7 +192,8 @@ def _weight_map(index: Path) -> dict[str, str]:
     for name in places.values():
         if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
             raise RefusedError(
-                f"names the file {shown(str(name))!r}; only plain names of files in the same folder are read"
+                f"names the file {shown(str(name))!r}; only plain names of files in the same folder "
+                "are read"
             )
     return places
 
@@ -270,8 +271,8 @@ def _records(path: Path, size: int) -> dict[str, tuple[int, int]]:
             name = entry.orig_filename
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
                 raise RefusedError(
-                    f"is a zip archive that torch.save did not write ({shown(name)} is compressed in it); "
-                    "unpack it and give the checkpoint in it"
+                    f"is a zip archive that torch.save did not write ({shown(name)} is compressed in "
+                    "it); unpack it and give the checkpoint in it"
                 )
             file.seek(entry.header_offset)
             header = file.read(30)
@@ -367,10 +368,11 @@ def _names(allowed: tuple) -> dict[str, object]:
 
 
 def _torch_load(path: Path, pickle: Pickle, allowed: tuple, map_location):
-    if pickle.protocol != 2:
+    if pickle.protocols != {2}:
+        other = max(pickle.protocols - {2}, default=0)
         raise RefusedError(
-            f"was written with pickle protocol {pickle.protocol or 0}, and torch's safe reader takes "
-            "2; save it again with torch.save and no pickle_protocol"
+            f"was written with pickle protocol {other}, and torch's safe reader takes 2; save "
+            "it again with torch.save and no pickle_protocol"
         )
     names = PLAIN_DATA | _names(allowed)
     with _LOCK:
