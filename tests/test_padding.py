@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convnext_backbones import ConvNeXt, ConvNeXtV2, padding
 from convnext_backbones.errors import UserError
-from convnext_backbones.padding import note_image_sizes, noted_image_sizes
+from convnext_backbones.padding import inside_masks, note_image_sizes, noted_image_sizes
 
 ROOT = Path(__file__).parent.parent
 TOOL = ROOT / "tools" / "padding_effect.py"
@@ -120,6 +120,20 @@ def test_with_sizes_the_gradients_are_the_unpadded_images(version, options):
 
 @VERSIONS
 @torch.no_grad()
+def test_a_border_of_less_than_a_position_is_seen_beyond_the_image_and_by_no_position_of_it(
+    version,
+):
+    model, image = small(version), images_of([(70, 90)])[0]
+    changed = image.clone()
+    changed[:, 64:] += 1  # of the rows, 68 are image at stride 4, 64 at strides 8 to 32
+    maps, others = (model(padded([x]), [(70, 90)]) for x in (image, changed))
+    for x, y, rows in zip(maps[2:], others[2:], (8, 4, 2), strict=True):
+        assert relative_difference(y[:, :, rows], x[:, :, rows]) > 0.01
+    assert_as_alone(model, others, [changed])
+
+
+@VERSIONS
+@torch.no_grad()
 def test_an_image_of_less_than_a_position_keeps_one(version):
     model = small(version)
     images = images_of([(5, 90), (3, 2)])
@@ -127,6 +141,8 @@ def test_an_image_of_less_than_a_position_keeps_one(version):
     for x, y in zip(near, far, strict=True):
         assert x.isfinite().all()
         assert relative_difference(y[:, :, : x.shape[2], : x.shape[3]], x) <= EXACT
+    (mask,) = inside_masks(torch.zeros(1, 3, 64, 96), [(3, 2)], [32])
+    assert mask.tolist() == [[[True, False, False], [False, False, False]]]
 
 
 class Operators(TorchDispatchMode):
@@ -423,7 +439,7 @@ def test_a_traced_detectron2_model_keeps_ignoring_padding_at_other_sizes(detectr
     model = detectron2_model(ignore_padding=True)
     image = detectron2_sample(100, 130)["image"]
     wrapper = TracingAdapter(model, image, lambda m, x: [m.backbone.bottom_up(_preprocessed(m, x))])
-    traced = torch.jit.trace(wrapper.eval(), (image[:, :70, :90],))
+    traced = torch.jit.trace(wrapper.eval(), (image[:, :64, :96],))  # not padded
     (maps,) = wrapper.outputs_schema(traced(image))
     batch = _preprocessed(model, image)
     assert batch.shape[2:] == (128, 160)
