@@ -8,7 +8,7 @@
 # Data     multi-scale 480 to 800, half of it after DETR's crop, flip
 # Schedule 12 epochs * 7393 steps (118287 images / 16) = 88716 steps; lr x 0.1 after epochs 11
 # Weights  convnext_tiny.fb_in22k_ft_in1k_384, MIT
-# Expected box AP 52.4
+# Expected box AP 52.4. 48.5 M parameters (counted), 282.2 GFLOPs at 1280x800 (counted)
 # Status   published: detrex, projects/dino (Detectron2), whose DINO has other position embeddings.
 #          Not trained here
 _base_ = [

@@ -8,7 +8,7 @@
 # Data     multi-scale 480 to 800, half of it after DETR's crop, flip
 # Schedule 12 epochs * 7393 steps (118287 images / 16) = 88716 steps; lr x 0.1 after epochs 11
 # Weights  convnextv2_tiny.fcmae_ft_in22k_in1k_384, CC-BY-NC-4.0
-# Expected no score is published
+# Expected no score is published. 48.5 M parameters (counted), 282.2 GFLOPs at 1280x800 (counted)
 # Status   untested: detrex's recipe for ConvNeXt's DINO with V2's weights of the same training
 #          data. Not trained here
 _base_ = [

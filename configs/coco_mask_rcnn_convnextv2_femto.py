@@ -8,7 +8,7 @@
 # Schedule 36 epochs * 7330 steps (117266 images / 16) = 263880 steps; warm-up over 1000 steps from
 #          0.001 of lr; lr x 0.1 after epochs 27 and 33
 # Weights  convnextv2_femto.fcmae, CC-BY-NC-4.0
-# Expected no score is published
+# Expected no score is published. 24.9 M parameters (counted), 185.6 GFLOPs at 1280x800 (counted)
 # Status   untested: V1-T's recipe, whose layer decay lies in V2's sweep; its multi-scale data, as
 #          large-scale jitter wants larger networks; less drop path, as so small a network
 #          underfits. Not trained here

@@ -105,7 +105,7 @@ PROTOCOLS = MappingProxyType(
                   train_images=118_287, epochs=12, milestones=(11,), short_sides=_SHORT_SIDES,
                   weight_decay=1e-4, clip_norm=0.1),
             _coco("coco_mask2former_50e", 16, "large-scale jitter 0.1 to 2.0, crop 1024x1024, flip",
-                  train_images=118_287, iterations=368_750, milestones=(327_778, 355_092),
+                  iterations=368_750, milestones=(327_778, 355_092),
                   ratio_range=(0.1, 2.0), crop_size=(1024, 1024), clip_norm=0.01),
             _coco("coco_rtmdet_100e", 128,
                   "mosaic and mix-up, scale 0.1 to 2.0, crop 640x640, colour, flip; plain in the last "
@@ -155,7 +155,8 @@ class Recipe(NamedTuple):
     layer_decay, decay_type: see layer_decay.py; 1.0 for none.
     amp: whether it was trained in mixed precision.
     box_ap, mask_ap, miou, miou_multiscale: scores in percent, on COCO val2017 and ADE20K val.
-    params, gflops: as published: millions, and 1e9 multiply-accumulates at protocol.flops_size.
+    params, gflops: as published: millions, and 1e9 multiply-accumulates at protocol.flops_size; see
+        COUNTED for every recipe's.
     memory_gb: per GPU, as its source measured.
     reruns: what others got from the same recipe.
     measured: the run that reproduced it here.
@@ -401,6 +402,68 @@ def _sem_seg_fpn(upernet: Recipe) -> Recipe:
 _SEM_SEG_FPN = tuple(_sem_seg_fpn(r) for r in _V1 + _V2 if r.protocol == "ade20k_160k")
 
 RECIPES = MappingProxyType({r.name: r for r in (*_V1, *_V2, *_MODERN, *_SEM_SEG_FPN)})
+
+
+# Counted by tools/model_table.py on the OpenMMLab configs: million parameters, and 1e9
+# multiply-accumulates at the protocol's flops_size. tests/test_configs.py counts them again.
+COUNTED = MappingProxyType(
+    {
+        "coco_mask_rcnn_convnext_t": (48.1, 262.1),
+        "coco_cascade_mask_rcnn_convnext_t": (85.9, 741.0),
+        "coco_cascade_mask_rcnn_convnext_s": (107.6, 827.3),
+        "coco_cascade_mask_rcnn_convnext_b": (145.8, 964.5),
+        "coco_cascade_mask_rcnn_convnext_b_22k": (145.8, 964.5),
+        "coco_cascade_mask_rcnn_convnext_l_22k": (254.7, 1354.4),
+        "coco_cascade_mask_rcnn_convnext_xl_22k": (406.9, 1898.4),
+        "coco_mask_rcnn_convnextv2_atto": (23.4, 180.6),
+        "coco_mask_rcnn_convnextv2_femto": (24.9, 185.6),
+        "coco_mask_rcnn_convnextv2_pico": (28.7, 198.1),
+        "coco_mask_rcnn_convnextv2_nano": (35.2, 220.6),
+        "coco_mask_rcnn_convnextv2_t": (48.1, 262.1),
+        "coco_mask_rcnn_convnextv2_b": (108.1, 485.6),
+        "coco_mask_rcnn_convnextv2_l": (217.1, 875.5),
+        "coco_mask_rcnn_convnextv2_h": (678.7, 2524.6),
+        "coco_cascade_mask_rcnn_convnextv2_atto": (61.3, 659.5),
+        "coco_cascade_mask_rcnn_convnextv2_femto": (62.8, 664.5),
+        "coco_cascade_mask_rcnn_convnextv2_pico": (66.5, 677.0),
+        "coco_cascade_mask_rcnn_convnextv2_nano": (73.0, 699.5),
+        "coco_cascade_mask_rcnn_convnextv2_t": (86.0, 741.0),
+        "coco_cascade_mask_rcnn_convnextv2_b": (145.9, 964.5),
+        "coco_cascade_mask_rcnn_convnextv2_l": (254.9, 1354.4),
+        "coco_cascade_mask_rcnn_convnextv2_h": (716.6, 3003.5),
+        "coco_rtmdet_convnext_b_22k": (113.7, 171.2),
+        "coco_rtmdet_convnext_t": (44.4, 72.2),
+        "coco_rtmdet_convnextv2_pico": (13.1, 20.6),
+        "coco_rtmdet_convnextv2_t": (44.5, 72.2),
+        "ade20k_upernet_convnext_t": (60.2, 938.9),
+        "ade20k_upernet_convnext_s": (81.9, 1027.3),
+        "ade20k_upernet_convnext_b": (122.1, 1169.8),
+        "ade20k_upernet_convnext_b_22k": (122.1, 1827.9),
+        "ade20k_upernet_convnext_l_22k": (235.0, 2458.2),
+        "ade20k_upernet_convnext_xl_22k": (391.1, 3335.2),
+        "ade20k_upernet_convnextv2_atto": (32.1, 851.8),
+        "ade20k_upernet_convnextv2_femto": (34.1, 857.4),
+        "ade20k_upernet_convnextv2_pico": (38.9, 871.3),
+        "ade20k_upernet_convnextv2_nano": (46.3, 895.4),
+        "ade20k_upernet_convnextv2_t": (60.3, 938.9),
+        "ade20k_upernet_convnextv2_b": (122.2, 1169.8),
+        "ade20k_upernet_convnextv2_l": (235.2, 1573.3),
+        "ade20k_upernet_convnextv2_h": (706.8, 3272.4),
+        "ade20k_upernet_convnextv2_h_22k": (706.8, 5113.1),
+        "coco_dino_convnext_t_22k": (48.5, 282.2),
+        "coco_dino_convnext_s_22k": (70.1, 368.5),
+        "coco_dino_convnext_b_22k": (108.9, 505.3),
+        "coco_dino_convnext_l_22k": (219.0, 894.4),
+        "coco_dino_convnextv2_t_22k": (48.5, 282.2),
+        "coco_dino_convnextv2_b_22k": (109.1, 505.3),
+        "coco_mask2former_convnext_t": (47.7, 257.3),
+        "coco_mask2former_convnextv2_t": (47.8, 257.3),
+        "coco_mask2former_convnextv2_b_22k": (107.7, 480.8),
+        "ade20k_mask2former_convnext_t": (47.7, 279.2),
+        "ade20k_mask2former_convnextv2_t": (47.8, 279.2),
+        "ade20k_mask2former_convnextv2_b_22k": (107.7, 508.0),
+    }
+)
 
 
 # ---- reading -------------------------------------------------------------------------------------

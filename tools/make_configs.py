@@ -14,6 +14,7 @@ from pathlib import Path
 
 from convnext_backbones.checkpoints.catalogue import CATALOGUE
 from convnext_backbones.recipes import (
+    COUNTED,
     METHODS,
     PROTOCOLS,
     RECIPES,
@@ -112,12 +113,15 @@ def scores_text(recipe: Recipe) -> str:
 
 def sizes_text(recipe: Recipe) -> str:
     height, width = PROTOCOLS[recipe.protocol].flops_size
-    figures = []
-    if recipe.params is not None:
-        figures.append(f"{recipe.params} M parameters")
-    if recipe.gflops is not None:
-        figures.append(f"{recipe.gflops} GFLOPs at {width}x{height}")
-    return ", ".join(figures)
+    params, gflops = COUNTED[recipe.name]
+    figures = (
+        (recipe.params, params, "M parameters"),
+        (recipe.gflops, gflops, f"GFLOPs at {width}x{height}"),
+    )
+    return ", ".join(
+        f"{counted} {unit} (counted)" if published is None else f"{published} {unit}"
+        for published, counted, unit in figures
+    )
 
 
 def recipe_header(recipe: Recipe, command: str) -> list[str]:
@@ -129,7 +133,6 @@ def recipe_header(recipe: Recipe, command: str) -> list[str]:
         papers.append(f"{method.title}, arXiv:{method.paper}")
     memory = f"; {recipe.memory_gb:g} GB a GPU" if recipe.memory_gb else ""
     expected = scores_text(recipe) or "no score is published"
-    sizes = sizes_text(recipe)
     reruns = f"; {recipe.reruns}" if recipe.reruns else ""
     rows = [
         ("Paper", "; ".join(papers)),
@@ -139,7 +142,7 @@ def recipe_header(recipe: Recipe, command: str) -> list[str]:
         ("Data", protocol.text),
         ("Schedule", schedule_text(protocol)),
         ("Weights", f"{recipe.init}, {weights.licence}"),
-        ("Expected", expected + (f". {sizes}" if sizes else "")),
+        ("Expected", f"{expected}. {sizes_text(recipe)}"),
         ("Status", f"{recipe.status}: {recipe.source}{reruns}. {recipe.measured or 'Not trained here'}"),
     ]  # fmt: skip
     title = f"# {network} + {method.title} on {DATASETS[protocol.dataset]}"

@@ -2,17 +2,20 @@
 
     python tools/model_table.py             # classifiers, backbones, detectors, segmentors
     python tools/model_table.py classifiers backbones
+    python tools/model_table.py transformers                  # minutes: DINO, Mask2Former
 
 Parameters are counted on the model itself, multiply-accumulates by torch.utils.flop_counter
 (convolutions and matrix products; it counts two operations for each) on the meta device, so that
-nothing is computed. The column "extra" holds what the publishers counted besides:
+nothing is computed. DINO and Mask2Former depend on values: they run on random images. The column
+"extra" holds what the publishers counted besides:
 
     classifiers  nothing; convnextv2_tiny's 4.47 has fvcore's 5 operations per LayerNorm element
     backbones    the classifier's head, since the papers give classifiers
-    detectors,   the greatest part of the elementwise work that MMCV 1's counter adds: 2 operations
-    segmentors   per BatchNorm element, 1 per ReLU element
+    others       what MMCV 1's counter adds: 2 operations per BatchNorm element, 1 per ReLU element,
+                 1 per element that a convolution adds its bias to
 
-Exit status 1, and a mark, where counted and extra do not round to the published figure.
+The configs' published figures are those of convnext_backbones/recipes.py. Exit status 1, and a mark,
+where counted and extra do not round to the published figure.
 """
 
 import argparse
@@ -26,31 +29,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convnext_backbones import VARIANTS, create_backbone, create_classifier
+from convnext_backbones.recipes import METHODS, PROTOCOLS, RECIPES, Recipe
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-SECTIONS = ("classifiers", "backbones", "detectors", "segmentors")
 PROPOSALS, MASKS = 1000, 100  # per image, as MMDetection counts
-
-# facebookresearch/ConvNeXt README: million parameters, 1e9 multiply-accumulates. Detectors at
-# 1280x800, segmentors at height and width given here.
-PUBLISHED_DETECTORS = {
-    ("mask_rcnn", "tiny"): (48, 262),
-    ("cascade_mask_rcnn", "tiny"): (86, 741),
-    ("cascade_mask_rcnn", "small"): (108, 827),
-    ("cascade_mask_rcnn", "base"): (146, 964),
-    ("cascade_mask_rcnn", "large"): (255, 1354),
-    ("cascade_mask_rcnn", "xlarge"): (407, 1898),
-}
-PUBLISHED_SEGMENTORS = {
-    ("tiny", (512, 2048)): (60, 939),
-    ("small", (512, 2048)): (82, 1027),
-    ("base", (512, 2048)): (122, 1170),
-    ("base", (640, 2560)): (122, 1828),
-    ("large", (640, 2560)): (235, 2458),
-    ("xlarge", (640, 2560)): (391, 3335),
-}
 LAYER_NORM = {nn.LayerNorm: 5}
-BATCH_NORM_AND_RELU = {nn.modules.batchnorm._BatchNorm: 2, nn.ReLU: 1}
+MMCV_1 = {nn.modules.batchnorm._BatchNorm: 2, nn.ReLU: 1, nn.modules.conv._ConvNd: 1}
+TRANSFORMERS = ("dino", "mask2former")
 
 
 class Row(NamedTuple):
@@ -71,7 +56,7 @@ class Row(NamedTuple):
 
     def __str__(self) -> str:
         columns = (
-            f"{self.name:30}"
+            f"{self.name:42}"
             f"{_published(self.published_parameters)}{self.parameters:12.6f}"
             f"{_difference(self.parameters, self.published_parameters)}"
             f"{_published(self.published_gmacs)}{self.gmacs:13.6f}{self.extra:10.6f}"
@@ -81,7 +66,7 @@ class Row(NamedTuple):
 
 
 HEADER = (
-    f"{'':30}{'parameters, 1e6':^34}{'multiply-accumulates, 1e9':^45}\n{'':30}"
+    f"{'':42}{'parameters, 1e6':^34}{'multiply-accumulates, 1e9':^45}\n{'':42}"
     f"{'published':>12}{'counted':>12}{'diff':>10}"
     f"{'published':>12}{'counted':>13}{'extra':>10}{'diff':>10}"
 )
@@ -107,7 +92,8 @@ def millions(model: nn.Module) -> float:
 
 
 class Count(FlopCounterMode):
-    """Counts multiply-accumulates, and `operations` per element of the output of some modules."""
+    """Counts multiply-accumulates, and `operations` per element of the output of some modules; of
+    convolutions, those with a bias."""
 
     def __init__(self, operations: dict[type, int]):
         super().__init__(display=False)
@@ -122,6 +108,8 @@ class Count(FlopCounterMode):
         return super().__exit__(*error)
 
     def _add(self, module, inputs, output):
+        if isinstance(module, nn.modules.conv._ConvNd) and module.bias is None:
+            return
         for kind, operations in self.operations.items():
             if isinstance(module, kind):
                 self.extra += operations * output.numel() / 1e9
@@ -165,96 +153,101 @@ def backbone_rows():
         )
 
 
-def built(config, scope):
-    """The model of a configuration on the meta device, with no weights read."""
+def built(recipe: Recipe, device: str = "meta") -> nn.Module:
+    """The full-size model of a recipe's OpenMMLab config, with no weights read."""
+    from mmengine import Config
+    from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import MODELS, init_default_scope
     from mmengine.utils import import_modules_from_strings
 
+    config = Config.fromfile(CONFIGS / f"{recipe.name}.py")
     import_modules_from_strings(config.custom_imports["imports"])
-    init_default_scope(scope)
+    init_default_scope(config.default_scope)
     config.model.backbone.pop("init_cfg")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.device(device):
         warnings.simplefilter("ignore")  # the frameworks', on their own deprecations
-        return MODELS.build(config.model).eval().to("meta")
+        return revert_sync_batchnorm(MODELS.build(config.model)).eval()
 
 
-def detector_config(method: str, size: str):
-    from mmengine import Config
-
-    config = Config.fromfile(CONFIGS / "coco_mask_rcnn_convnext_t.py")
-    model = config.model
-    model.backbone.arch = size
-    model.neck.in_channels = list(VARIANTS[f"convnext_{size}"].dims)
-    if method == "cascade_mask_rcnn":
-        # The official cascade: three stages, bounding-box heads of four convolutions (with batch
-        # normalisation) and one fully connected layer, a mask head in every stage.
-        head = model.roi_head
-        box_head = dict(
-            head.bbox_head,
-            type="ConvFCBBoxHead",
-            num_shared_convs=4,
-            num_shared_fcs=1,
-            conv_out_channels=256,
-            norm_cfg={"type": "BN"},
-        )
-        model.type, head.type = "CascadeRCNN", "CascadeRoIHead"
-        head.num_stages, head.stage_loss_weights = 3, [1, 0.5, 0.25]
-        head.bbox_head = [dict(box_head) for _ in range(3)]
-        model.train_cfg.rcnn = [model.train_cfg.rcnn] * 3
-    return config
-
-
-def detector_rows():
+def run_detector(model: nn.Module, images: torch.Tensor) -> None:
     """Backbone, neck and heads. RoIAlign and post-processing have no multiply-accumulates."""
-    for (method, size), (parameters, published) in PUBLISHED_DETECTORS.items():
-        model = built(detector_config(method, size), "mmdet")
-        with torch.no_grad(), torch.device("meta"), Count(BATCH_NORM_AND_RELU) as count:
-            maps = model.neck(model.backbone(torch.empty(1, 3, 800, 1280)))
-            model.rpn_head(maps)
-            for head in _all(model.roi_head.bbox_head):
-                head(torch.empty(PROPOSALS, 256, 7, 7))
-            for head in _all(model.roi_head.mask_head):
-                head(torch.empty(MASKS, 256, 14, 14))
-        name = f"{method} {size}"
-        yield Row(name, parameters, millions(model), published, count.gmacs, count.extra)
+    maps = model.neck(model.backbone(images))
+    model.rpn_head(maps)
+    for head in _all(model.roi_head.bbox_head):
+        head(torch.empty(PROPOSALS, 256, 7, 7))
+    for head in _all(model.roi_head.mask_head):
+        head(torch.empty(MASKS, 256, 14, 14))
+
+
+def run_transformer(model: nn.Module, images: torch.Tensor) -> None:
+    """DINO, or Mask2Former of either framework, on a picture of the images' size."""
+    size = tuple(images.shape[2:])
+    meta = dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1, 1))  # fmt: skip
+    if hasattr(model, "decode_head"):
+        model.decode_head.predict(model.backbone(images), [meta], model.test_cfg)
+        return
+    from mmdet.structures import DetDataSample
+
+    model.predict(images, [DetDataSample(metainfo=meta)], rescale=False)
+
+
+def count(recipe: Recipe) -> tuple[nn.Module, Count]:
+    """The model of a recipe, and what one picture of the protocol's flops_size costs it."""
+    device = "cpu" if recipe.method in TRANSFORMERS else "meta"
+    model = built(recipe, device)
+    run = model  # what inference computes: without an auxiliary head
+    if recipe.method in TRANSFORMERS:
+        run = lambda images: run_transformer(model, images)  # noqa: E731
+    elif hasattr(model, "roi_head"):
+        run = lambda images: run_detector(model, images)  # noqa: E731
+    with torch.no_grad(), torch.device(device), Count(MMCV_1) as counter:
+        run(torch.rand(1, 3, *PROTOCOLS[recipe.protocol].flops_size))
+    return model, counter
+
+
+def recipe_rows(dataset: str | None, transformers: bool):
+    for recipe in RECIPES.values():
+        if (
+            "openmmlab" in METHODS[recipe.method].hosts
+            and dataset in (None, PROTOCOLS[recipe.protocol].dataset)
+            and transformers == (recipe.method in TRANSFORMERS)
+        ):
+            model, counter = count(recipe)
+            yield Row(
+                recipe.name,
+                recipe.params,
+                millions(model),
+                recipe.gflops,
+                counter.gmacs,
+                counter.extra,
+            )
 
 
 def _all(head) -> list:
     return list(head) if isinstance(head, nn.ModuleList) else [head]
 
 
-def segmentor_rows():
-    """What inference computes: backbone and UPerHead. Parameters with the auxiliary head."""
-    from mmengine import Config
-    from mmengine.model import revert_sync_batchnorm
-
-    for (size, (height, width)), (parameters, published) in PUBLISHED_SEGMENTORS.items():
-        config = Config.fromfile(CONFIGS / "ade20k_upernet_convnext_t.py")
-        dims = list(VARIANTS[f"convnext_{size}"].dims)
-        config.model.backbone.arch = size
-        config.model.decode_head.in_channels = dims
-        config.model.auxiliary_head.in_channels = dims[2]
-        model = revert_sync_batchnorm(built(config, "mmseg"))
-        with torch.no_grad(), torch.device("meta"), Count(BATCH_NORM_AND_RELU) as count:
-            model(torch.empty(1, 3, height, width))
-        name = f"upernet {size} {height}x{width}"
-        yield Row(name, parameters, millions(model), published, count.gmacs, count.extra)
-
-
-ROWS = dict(
-    zip(SECTIONS, (classifier_rows, backbone_rows, detector_rows, segmentor_rows), strict=True)
-)
+ROWS = {
+    "classifiers": classifier_rows,
+    "backbones": backbone_rows,
+    "detectors": lambda: recipe_rows("coco", transformers=False),
+    "segmentors": lambda: recipe_rows("ade20k", transformers=False),
+    "transformers": lambda: recipe_rows(None, transformers=True),
+}
+DEFAULT_SECTIONS = ("classifiers", "backbones", "detectors", "segmentors")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("sections", nargs="*", help=f"which of {', '.join(SECTIONS)}; default all")
-    sections = parser.parse_args().sections or SECTIONS
+    parser.add_argument(
+        "sections", nargs="*", help=f"which of {', '.join(ROWS)}; default all but the last"
+    )
+    sections = parser.parse_args().sections or DEFAULT_SECTIONS
     for section in sections:
         if section not in ROWS:
-            parser.error(f"unknown section {section!r}; choose from {', '.join(SECTIONS)}")
+            parser.error(f"unknown section {section!r}; choose from {', '.join(ROWS)}")
     print(HEADER)
     differing = 0
     for section in sections:

@@ -1,7 +1,7 @@
 # COCO: data, schedule and hooks of the recipes of this name
 # Data     large-scale jitter 0.1 to 2.0, crop 1024x1024, flip
 # Batch    8 GPUs x 2 images = 16
-# Schedule 368750 steps * 16 images / 118287 images = 50 epochs; lr x 0.1 after steps 327778 and
+# Schedule 368750 steps * 16 images / 117266 images = 50 epochs; lr x 0.1 after steps 327778 and
 #          355092
 # An empty _base_ comes first, as MMEngine takes a file that begins with an import for another
 # kind of config.
@@ -46,14 +46,14 @@ train_dataloader = dict(
     batch_size=protocol["images_per_gpu"],
     num_workers=4,
     persistent_workers=True,
-    sampler=dict(type="InfiniteSampler", shuffle=True),
+    sampler=dict(type="DefaultSampler", shuffle=True),
     batch_sampler=dict(type="AspectRatioBatchSampler"),
     dataset=dict(
         type="CocoDataset",
         data_root=data_root,
         ann_file="annotations/instances_train2017.json",
         data_prefix=dict(img="train2017/"),
-        filter_cfg=dict(filter_empty_gt=False, min_size=32),
+        filter_cfg=dict(filter_empty_gt=True, min_size=32),
         pipeline=train_pipeline,
     ),
 )
