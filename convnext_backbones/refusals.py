@@ -73,6 +73,7 @@ def check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_valu
 # Options of other implementations, and what to write here.
 _ELSEWHERE = {
     "stem_patch_size": "write patch_size",
+    "ignore_padding": "give image_sizes to its call; the frameworks' adapters have the option",
     "drop_path": "write drop_path_rate",
     "num_channels": "write in_channels",
     "in_chans": "write in_channels",

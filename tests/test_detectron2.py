@@ -181,7 +181,7 @@ def test_every_key_reaches_the_backbone():
     node.PATCH_SIZE, node.OUTPUT_STRIDE = 2, 4
     node.OUT_FEATURES = ["stem", "stage3"]
     node.DROP_PATH_RATE, node.LAYER_SCALE_INIT_VALUE = 0.3, 0.5
-    node.OUTPUT_NORM, node.WITH_CP = False, True
+    node.OUTPUT_NORM, node.WITH_CP, node.IGNORE_PADDING = False, True, True
     cfg.MODEL.PIXEL_MEAN = [0.0] * 5
     cfg.MODEL.BACKBONE.FREEZE_AT = 2
     backbone = build_backbone(cfg)
@@ -195,6 +195,7 @@ def test_every_key_reaches_the_backbone():
     assert (backbone.stages[0][0].gamma == 0.5).all()
     assert not backbone.output_norm
     assert backbone.with_cp
+    assert backbone.ignore_padding
     assert backbone.frozen_stages == 1
 
 

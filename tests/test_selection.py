@@ -116,7 +116,9 @@ def test_an_empty_selection_is_refused(option, empty):
 
 
 @pytest.mark.parametrize(
-    "given", ["stage1", 1, {"stage1"}, iter(["stage1"]), {"stage1": 0}], ids=str
+    "given",
+    ["stage1", 1, {"stage1"}, iter(["stage1"]), {"stage1": 0}],
+    ids=["string", "number", "set", "iterator", "dict"],
 )
 def test_names_in_no_list_are_refused(given):
     with pytest.raises(TypeError, match="out_features must be a list or tuple of names, got"):
