@@ -239,7 +239,7 @@ def test_contradictions_in_a_config_are_refused():
 def test_unknown_keys_and_names_are_refused_with_the_valid_ones():
     cfg = convnext_config()
     cfg.MODEL.CONVNEXT.DROP_PATH = 0.1
-    refused(cfg, "no key 'DROP_PATH'; did you mean 'DROP_PATH_RATE'\? Valid: .*'DROP_PATH_RATE'")
+    refused(cfg, r"no key 'DROP_PATH'; did you mean 'DROP_PATH_RATE'\? Valid: .*'DROP_PATH_RATE'")
     with pytest.raises(ValueError, match=r"'res2'; .*valid: .*'stage1'"):
         build_backbone(convnext_config(in_features=["res2", "res3"]))
     cfg = get_cfg()
