@@ -49,7 +49,7 @@ setup(
             "matplotlib",
         ],
         "detectron2": ["detectron2", "tqdm", "matplotlib", "rich", "filelock", "shapely"],
-        "dev": ["pytest", "hypothesis", "ruff", "timm", "transformers", "fvcore"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "timm", "transformers", "fvcore"],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
