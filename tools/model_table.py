@@ -20,7 +20,6 @@ where counted and extra do not round to the published figure.
 
 import argparse
 import sys
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -155,18 +154,9 @@ def backbone_rows():
 
 def built(recipe: Recipe, device: str = "meta") -> nn.Module:
     """The full-size model of a recipe's OpenMMLab config, with no weights read."""
-    from mmengine import Config
-    from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import MODELS, init_default_scope
-    from mmengine.utils import import_modules_from_strings
+    from convnext_backbones.training.openmmlab import build_model, load_config
 
-    config = Config.fromfile(CONFIGS / f"{recipe.name}.py")
-    import_modules_from_strings(config.custom_imports["imports"])
-    init_default_scope(config.default_scope)
-    config.model.backbone.pop("init_cfg")
-    with warnings.catch_warnings(), torch.device(device):
-        warnings.simplefilter("ignore")  # the frameworks', on their own deprecations
-        return revert_sync_batchnorm(MODELS.build(config.model)).eval()
+    return build_model(load_config(str(CONFIGS / f"{recipe.name}.py")), device)
 
 
 def run_detector(model: nn.Module, images: torch.Tensor) -> None:

@@ -4,6 +4,7 @@ The functions behind tools/train.py, tools/test.py and tools/predict.py.
 """
 
 import contextlib
+import copy
 import difflib
 import io
 import logging
@@ -188,6 +189,17 @@ def _replace_sync_bn(node) -> int:
             count += 1
         return count
     return sum(_replace_sync_bn(child) for child in node) if isinstance(node, (list, tuple)) else 0
+
+
+def build_model(cfg: Config, device: str = "meta") -> torch.nn.Module:
+    """The config's model with fresh weights, for evaluation; on the meta device it holds no memory."""
+    init_default_scope(cfg.default_scope)
+    settings = copy.deepcopy(cfg.model)
+    settings.backbone.init_cfg = None
+    _replace_sync_bn(settings)
+    with warnings.catch_warnings(), torch.device(device):
+        warnings.simplefilter("ignore")  # the frameworks', on their own deprecations
+        return MODELS.build(settings).eval()
 
 
 def load_trained(model: torch.nn.Module, checkpoint: str) -> dict:
