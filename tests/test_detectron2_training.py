@@ -23,9 +23,12 @@ from detectron2.utils.env import seed_all_rng
 from fvcore.common.param_scheduler import ParamScheduler
 
 from convnext_backbones import VARIANTS
+from convnext_backbones import recipes as table_of_recipes
 from convnext_backbones.adapters.detectron2 import add_convnext_config
+from convnext_backbones.checkpoints.catalogue import CATALOGUE
 from convnext_backbones.errors import UserError
 from convnext_backbones.layer_decay import num_layers, parameter_groups
+from convnext_backbones.recipes import COUNTED, METHODS, PROTOCOLS, iterations_per_epoch, recipe_of
 from convnext_backbones.training import detectron2 as recipe
 from convnext_backbones.training import detectron2_run as run
 from convnext_backbones.training import report
@@ -34,28 +37,10 @@ from convnext_backbones.training.sample import ensure_sample_data
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = ROOT / "configs" / "detectron2"
-URL = "https://dl.fbaipublicfiles.com/convnext/"
-FCMAE, TUNED = URL + "convnextv2/pt_only/convnextv2_", URL + "convnextv2/im1k/convnextv2_"
-
-# name: network, lr, layer decay, drop path, initial weights, parameters in millions
-COCO = {
-    "mask_rcnn_convnext_t": ("convnext_tiny", 1e-4, 0.95, 0.4, URL + "convnext_tiny_1k_224.pth", 48),
-    "mask_rcnn_convnextv2_t": ("convnextv2_tiny", 1e-4, 0.95, 0.4, FCMAE + "tiny_1k_224_fcmae.pt", 48),
-    "mask_rcnn_convnextv2_atto": ("convnextv2_atto", 1e-4, 0.95, 0.1, FCMAE + "atto_1k_224_fcmae.pt", 23),
-    "cascade_mask_rcnn_convnext_t": ("convnext_tiny", 2e-4, 0.7, 0.4, URL + "convnext_tiny_1k_224.pth", 80),
-    "cascade_mask_rcnn_convnextv2_t": ("convnextv2_tiny", 2e-4, 0.7, 0.4, FCMAE + "tiny_1k_224_fcmae.pt", 80),
-    "cascade_mask_rcnn_convnextv2_atto": ("convnextv2_atto", 2e-4, 0.7, 0.1, FCMAE + "atto_1k_224_fcmae.pt", 55),
-}  # fmt: skip
-ADE20K = {
-    "sem_seg_fpn_convnext_t": ("convnext_tiny", 1e-4, 0.9, 0.4, URL + "convnext_tiny_1k_224_ema.pth", 32),
-    "sem_seg_fpn_convnextv2_t": ("convnextv2_tiny", 1e-4, 0.9, 0.4, TUNED + "tiny_1k_224_ema.pt", 32),
-    "sem_seg_fpn_convnextv2_atto": ("convnextv2_atto", 1e-4, 0.9, 0.1, TUNED + "atto_1k_224_ema.pt", 8),
-}  # fmt: skip
-RECIPES = {f"coco_{name}": row for name, row in COCO.items()}
-RECIPES |= {f"ade20k_{name}": row for name, row in ADE20K.items()}
-# iteration: what the learning rate is multiplied by
-COCO_SCHEDULE = {0: 0.001, 500: 0.5005, 1000: 1, 197880: 1, 197890: 0.1, 241855: 0.1, 241865: 0.01}
-ADE20K_SCHEDULE = {0: 1e-6, 750: 0.5, 1500: 1, 80750: 0.5, 160000: 0}
+# Every recipe whose head Detectron2 has.
+RECIPES = {
+    n: r for n, r in table_of_recipes.RECIPES.items() if "detectron2" in METHODS[r.method].hosts
+}
 # What changes training pictures, in order.
 COCO_PICTURES = [
     "RandomFlip()",
@@ -64,6 +49,11 @@ COCO_PICTURES = [
     "ResizeShortestEdge(480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800, max_size=1333, "
     "sample_style='choice')",
 ]
+LSJ_PICTURES = [
+    "ResizeScale(min_scale=0.1, max_scale=2.0, target_height=1024, target_width=1024)",
+    "FixedSizeCrop(crop_size=1024, 1024, pad=False)",
+    "RandomFlip()",
+]
 ADE20K_PICTURES = [
     "ResizeShortestEdge(256, 1024, max_size=4096)",
     "RandomCrop_CategoryAreaConstraint(crop_type='absolute', crop_size=512, 512, "
@@ -71,6 +61,7 @@ ADE20K_PICTURES = [
     "RandomFlip()",
     "ColorAugSSDTransform(rgb)",
 ]
+PICTURES = {"coco_3x": COCO_PICTURES, "coco_lsj_3x": LSJ_PICTURES, "ade20k_160k": ADE20K_PICTURES}
 
 SHIPPED = pytest.mark.parametrize(
     "path", sorted(p for p in CONFIGS.iterdir() if p.is_file()), ids=lambda path: path.name
@@ -164,18 +155,25 @@ def test_every_config_comes_in_both_kinds():
     assert names == {f"{name}.{kind}" for name in RECIPES for kind in ("py", "yaml")}
 
 
+def test_the_generator_writes_the_configs_that_are_here(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    files = importlib.import_module("make_detectron2_configs").config_files()
+    assert set(files) == {path for path in CONFIGS.iterdir() if path.is_file()}
+    for path, text in files.items():
+        assert path.read_text() == text, f"{path.name}: run tools/make_detectron2_configs.py"
+
+
 @SHIPPED
-def test_a_config_is_the_published_recipe(path):
-    network, lr, rate, drop_path, weights, millions = RECIPES[path.stem]
-    coco = path.stem.startswith("coco")
+def test_a_config_is_its_row_of_the_table(path):
+    row = recipe_of(path.stem)
+    coco = row["dataset"] == "coco"
+    variant = VARIANTS[row["variant"]]
     config = loaded(path)
     model = built(config)
-    assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions
-
-    backbone, variant = model.backbone.bottom_up, VARIANTS[network]
+    backbone = model.backbone.bottom_up
     assert (backbone.depths, backbone.dims, backbone.version) == variant[3:5] + (variant.version,)
     assert backbone.out_features == ("stage1", "stage2", "stage3", "stage4")
-    assert backbone.stages[-1][-1].drop_path.rate == pytest.approx(drop_path)
+    assert backbone.stages[-1][-1].drop_path.rate == pytest.approx(row["drop_path"])
     if variant.version == 1:
         settings = config.cfg.MODEL.CONVNEXT if path.suffix == ".yaml" else config.cfg.model
         assert "1.0" in re.search(r"layer_scale_init_value: ?([\d.]+)", str(settings).lower().replace("'", ""))[1]  # fmt: skip
@@ -183,9 +181,12 @@ def test_a_config_is_the_published_recipe(path):
     assert model.pixel_mean.shape == (3, 1, 1)
 
     settings = config.settings
-    assert (settings.batch, settings.amp, settings.weights) == (16, True, weights)
-    assert settings.max_iter == (263849 if coco else 160000)
-    assert settings.eval_period == settings.checkpointer["period"] == (7329 if coco else 16000)
+    assert (settings.batch, settings.amp) == (row["batch"], row["amp"])
+    assert settings.weights == row["init"]
+    assert CATALOGUE[settings.weights].variant == variant.name
+    assert settings.max_iter == row["iterations"]
+    epoch = row["iterations"] // row["epochs"] if coco else 16000
+    assert settings.eval_period == settings.checkpointer["period"] == epoch
     assert settings.train_data == ["coco_2017_train" if coco else "ade20k_train"]
     assert settings.test_data == ["coco_2017_val" if coco else "ade20k_val"]
 
@@ -193,14 +194,47 @@ def test_a_config_is_the_published_recipe(path):
     assert type(optimizer) is torch.optim.AdamW  # no gradient clipping, which would be a subclass
     assert {group["betas"] for group in optimizer.param_groups} == {(0.9, 0.999)}
     expected = parameter_groups(
-        model.named_parameters(), variant.depths, lr=lr, weight_decay=0.05, decay_rate=rate,
-        decay_type="layer_wise" if coco else "stage_wise",
+        model.named_parameters(), variant.depths, lr=row["lr"], weight_decay=row["weight_decay"],
+        decay_rate=row["layer_decay"], decay_type=row["decay_type"],
     )  # fmt: skip
     assert by_name(optimizer.param_groups) == by_name(expected)
 
-    curve = multiplier(config, optimizer)
-    for iteration, value in (COCO_SCHEDULE if coco else ADE20K_SCHEDULE).items():
-        assert curve(iteration / settings.max_iter) == pytest.approx(value, abs=2e-6)
+
+@SHIPPED
+def test_the_learning_rate_follows_the_tables_curve(path):
+    """One step earlier or later: Detectron2 counts the warm-up's last step otherwise than MMEngine."""
+    row = RECIPES[path.stem]
+    protocol = PROTOCOLS[row.protocol]
+    config = loaded(path)
+    end = config.settings.max_iter
+    curve = multiplier(config, torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=row.lr))
+    warm = protocol.warmup_iterations
+    steps = [m * iterations_per_epoch(protocol) for m in protocol.milestones]
+    for iteration in [
+        0,
+        warm // 2,
+        warm,
+        *(s + k for s in steps for k in (-1, 1)),
+        end // 2,
+        end - 1,
+    ]:
+        wanted = table_of_recipes.learning_rate(row, iteration) / row.lr
+        assert curve(iteration / end) == pytest.approx(wanted, abs=2 / warm)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_network_has_the_published_size_but_for_detectron2s_cascade(name):
+    row = RECIPES[name]
+    variant = VARIANTS[row.variant]
+    model = built(loaded(CONFIGS / f"{name}.py"))
+    classifier = 1000 * (variant.dims[-1] + 1) + 2 * variant.dims[-1]  # and its norm
+    expected = variant.classifier_params - classifier + 2 * sum(variant.dims)  # a norm a stage
+    assert sum(p.numel() for p in model.backbone.bottom_up.parameters()) == expected
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    if row.method == "mask_rcnn":
+        assert millions == pytest.approx(COUNTED[name][0], abs=0.051)
+    elif row.method == "cascade_mask_rcnn":  # two mask heads and the boxes of 79 classes fewer
+        assert millions == pytest.approx(COUNTED[name][0] - 6.25, abs=0.1)
 
 
 @SHIPPED
@@ -213,7 +247,7 @@ def test_training_pictures_change_as_in_the_recipe(path):
         mapper = instantiate(config.cfg.dataloader.train.mapper)
         augmentations = mapper.augmentations.augs
         assert mapper.image_format == "RGB"
-    wanted = COCO_PICTURES if path.stem.startswith("coco") else ADE20K_PICTURES
+    wanted = PICTURES[RECIPES[path.stem].protocol]
     assert [described(a) for a in augmentations] == wanted
 
 
@@ -227,7 +261,18 @@ def test_both_kinds_of_a_config_build_the_same_network(name):
 @SHIPPED
 def test_a_config_opens_with_what_a_reader_asks(path):
     text = path.read_text()
-    for word in ("Paper", "Command", "Hardware", "Expected", path.name):
+    words = (
+        "Paper",
+        "Command",
+        "Hardware",
+        "Recipe",
+        "Data",
+        "Schedule",
+        "Weights",
+        "Expected",
+        "Status",
+    )
+    for word in (*words, path.name):
         assert word in text
     assert all(len(line) <= 120 for line in text.splitlines() if "http" not in line)
 
@@ -240,8 +285,7 @@ def test_the_optimizer_has_the_groups_of_the_hosts_own_constructors(name, host, 
     pytest.importorskip(host)
     module = f"{host}.engine.optimizers.layer_decay_optimizer_constructor"
     constructor = importlib.import_module(module).LearningRateDecayOptimizerConstructor
-    _, lr, rate, *_ = RECIPES[name]
-    decay_type = "layer_wise" if name.startswith("coco") else "stage_wise"
+    row = RECIPES[name]
 
     config = loaded(CONFIGS / f"{name}.{kind}")
     model = built(config)
@@ -250,8 +294,8 @@ def test_the_optimizer_has_the_groups_of_the_hosts_own_constructors(name, host, 
     there = torch.nn.Module()  # the backbone where they look for it, and one head
     there.backbone, there.head = model.backbone.bottom_up, model.backbone.fpn_lateral2
     theirs = constructor(
-        dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=lr, weight_decay=0.05)),
-        dict(decay_rate=rate, decay_type=decay_type, num_layers=6),
+        dict(type="OptimWrapper", optimizer=dict(type="AdamW", lr=row.lr, weight_decay=0.05)),
+        dict(decay_rate=row.layer_decay, decay_type=row.decay_type, num_layers=6),
     )(there)
     prefixes = {"backbone.": "backbone.bottom_up.", "head.": "backbone.fpn_lateral2."}
     for there_name, group in by_name(theirs.optimizer.param_groups).items():
@@ -264,7 +308,8 @@ def test_the_layers_of_a_config_are_counted_from_its_depths():
     for name, row in RECIPES.items():
         model = built(config := loaded(CONFIGS / f"{name}.py"))
         groups = config.build_optimizer(model).param_groups
-        layers = 6 if name.startswith("ade20k") else num_layers(VARIANTS[row[0]].depths) + 2
+        depths = VARIANTS[row.variant].depths
+        layers = 6 if row.decay_type == "stage_wise" else num_layers(depths) + 2
         assert len({group["group_name"].split("_")[1] for group in groups}) == layers
 
 

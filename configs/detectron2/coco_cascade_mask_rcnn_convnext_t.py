@@ -1,25 +1,39 @@
-# ConvNeXt-Tiny + Cascade Mask R-CNN on COCO, 36 epochs ("3x"), multi-scale
+# ConvNeXt-Tiny + Cascade Mask R-CNN on COCO
 # Paper    "A ConvNet for the 2020s", arXiv:2201.03545
-# Command  python tools/train_detectron2.py configs/detectron2/coco_cascade_mask_rcnn_convnext_t.py --num-gpus 8
-# Hardware 8 GPUs x 2 images
-# Expected box AP 50.4, mask AP 43.7 (official README, MMDetection's heads; MMDetection's rerun
-#          50.3, 43.6; 86 M parameters). The same recipe on Detectron2's heads, 80 M parameters
-#          (one mask head where MMDetection has three, class-agnostic boxes); not trained here.
+# Command  python tools/train_detectron2.py configs/detectron2/coco_cascade_mask_rcnn_convnext_t.py
+#          --num-gpus 8
+# Hardware 8 GPUs x 2 images = 16
+# Recipe   AdamW, lr 2e-4, weight decay 0.05, layer_wise decay 0.7, drop path 0.4, mixed precision
+# Data     multi-scale 480 to 800, half of it after DETR's crop, flip
+# Schedule 36 epochs * 7330 steps (117266 images / 16) = 263880 steps; warm-up over 1000 steps from
+#          0.001 of lr; lr x 0.1 after epochs 27 and 33
+# Weights  convnext_tiny.fb_in1k_no_ema, MIT
+# Expected box AP 50.4, mask AP 43.7 with the published heads. Here Detectron2's heads: one mask
+#          head where the published network has three, class-agnostic boxes, gradients averaged over
+#          the stages
+# Status   the recipe is published: official ConvNeXt README and configs. Not trained here in
+#          Detectron2
 from detectron2.config import LazyCall as L
 
 from convnext_backbones.adapters.detectron2 import ConvNeXt
+from convnext_backbones.recipes import recipe_of
 
 from ._base_.cascade_mask_rcnn_fpn import model
 from ._base_.coco import dataloader, lr_multiplier, optimizer, train
 
+recipe = recipe_of("coco_cascade_mask_rcnn_convnext_t")
+
 model.backbone.bottom_up = L(ConvNeXt)(
     arch="tiny",
     out_features=["stage1", "stage2", "stage3", "stage4"],
-    drop_path_rate=0.4,
+    drop_path_rate=recipe["drop_path"],
     layer_scale_init_value=1.0,
 )
-train.init_checkpoint = "https://dl.fbaipublicfiles.com/convnext/convnext_tiny_1k_224.pth"
+train.init_checkpoint = recipe["init"]
+train.amp.enabled = recipe["amp"]
 
-# layer_wise, 0.7: 8 levels, the stem trains at 0.7 ** 7 = 0.082 of lr, the heads at 1
-optimizer.lr = 2e-4
-optimizer.params.decay_rate = 0.7
+# lr times: stem 0.082, stage1 0.118, stage2 0.168, stage3 0.24..0.49, stage4 0.7, heads 1
+optimizer.lr = recipe["lr"]
+optimizer.params.decay_rate = recipe["layer_decay"]
+optimizer.params.decay_type = recipe["decay_type"]
+del recipe  # a LazyConfig is what remains

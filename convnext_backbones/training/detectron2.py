@@ -113,6 +113,11 @@ def add_training_config(cfg: CfgNode) -> None:
     cfg.INPUT.DETR_CROP.PROBABILITY = 0.5
     cfg.INPUT.DETR_CROP.SIZES = (400, 500, 600)  # short sides, in pixels
     cfg.INPUT.DETR_CROP.CROP = (384, 600)  # least and greatest side of the crop, in pixels
+    # Instead of all other resizing: SIZE (height, width) times a factor out of SCALES, cropped to SIZE.
+    cfg.INPUT.LARGE_SCALE_JITTER = CfgNode()
+    cfg.INPUT.LARGE_SCALE_JITTER.ENABLED = False
+    cfg.INPUT.LARGE_SCALE_JITTER.SCALES = (0.1, 2.0)
+    cfg.INPUT.LARGE_SCALE_JITTER.SIZE = (1024, 1024)
     # Segmentation: INPUT.CROP comes after resizing, and is tried again while one class covers more.
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     cfg.INPUT.COLOR_AUG_SSD = False  # brightness, contrast, saturation, hue, as SSD changes them
@@ -141,6 +146,13 @@ def train_augmentations(cfg: CfgNode) -> list[T.Augmentation | T.Transform]:
         if node.COLOR_AUG_SSD:
             colour = [ColorAugSSDTransform(img_format=node.FORMAT)]
         return [resize, *crop, *flip, *colour]
+    if node.LARGE_SCALE_JITTER.ENABLED:
+        size = node.LARGE_SCALE_JITTER.SIZE
+        return [
+            T.ResizeScale(*node.LARGE_SCALE_JITTER.SCALES, *size),
+            T.FixedSizeCrop(size, pad=False),
+            *flip,
+        ]
     first = []
     if node.DETR_CROP.ENABLED:
         branch = T.AugmentationList(

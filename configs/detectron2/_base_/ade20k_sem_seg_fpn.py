@@ -16,11 +16,14 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
+from convnext_backbones.recipes import protocol_of
 from convnext_backbones.training.detectron2 import (
     SemSegMapper,
     layer_decay_groups,
     load_label_map,
 )
+
+protocol = protocol_of("ade20k_160k")
 
 # ---- data ----------------------------------------------------------------------------------------
 # $DETECTRON2_DATASETS/ADEChallengeData2016 (datasets/... without it), as distributed: the label maps
@@ -37,7 +40,7 @@ dataloader = dict(
                 ),
                 L(T.RandomCrop_CategoryAreaConstraint)(
                     crop_type="absolute",
-                    crop_size=[512, 512],
+                    crop_size=list(protocol["crop_size"]),  # 512x512
                     single_category_max_area=0.75,
                     ignored_category=0,
                 ),
@@ -46,7 +49,7 @@ dataloader = dict(
             ],
             image_format="RGB",
         ),
-        total_batch_size=16,  # 8 GPUs * 2 images
+        total_batch_size=protocol["batch"],  # 16: 8 GPUs * 2 images
         num_workers=4,
     ),
     test=L(build_detection_test_loader)(
@@ -89,17 +92,17 @@ optimizer = L(torch.optim.AdamW)(
         lr="${..lr}", weight_decay="${..weight_decay}", decay_rate=1.0, decay_type="stage_wise"
     ),
     lr=1e-4,
-    weight_decay=0.05,
+    weight_decay=protocol["weight_decay"],  # 0.05
 )
 
 # ---- schedule ------------------------------------------------------------------------------------
 # 160000 iterations * 16 images / 20210 training images = 127 epochs
-iterations = 160000
+iterations = protocol["iterations"]
 lr_multiplier = L(WarmupParamScheduler)(
-    scheduler=L(PolynomialDecayParamScheduler)(base_value=1.0, power=1.0),  # to 0
-    warmup_length=1500 / iterations,
+    scheduler=L(PolynomialDecayParamScheduler)(base_value=1.0, power=protocol["power"]),  # to 0
+    warmup_length=protocol["warmup_iterations"] / iterations,  # 1500 iterations
     warmup_method="linear",
-    warmup_factor=1e-6,
+    warmup_factor=protocol["warmup_factor"],  # 1e-6
     rescale_interval=True,  # the decay begins when the warm-up ends
 )
 

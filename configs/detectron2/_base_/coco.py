@@ -1,5 +1,6 @@
-# COCO, 36 epochs ("3x"): data, optimizer and schedule that every coco_* config shares.
-# A config adds the model's backbone, learning rate, layer decay and initial weights.
+# COCO, 36 epochs ("3x"), multi-scale: data, optimizer and schedule that coco_* configs share. The
+# figures are those of the protocol coco_3x. A config adds the model's backbone, learning rate, layer
+# decay and initial weights.
 import detectron2.data.transforms as T
 import torch
 from detectron2.config import LazyCall as L
@@ -13,11 +14,14 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
+from convnext_backbones.recipes import protocol_of
 from convnext_backbones.training.detectron2 import layer_decay_groups
+
+protocol = protocol_of("coco_3x")
 
 # ---- data ----------------------------------------------------------------------------------------
 # $DETECTRON2_DATASETS/coco (datasets/coco without it): train2017, val2017, annotations
-short_sides = list(range(480, 801, 32))  # with a long side <= 1333
+short_sides = list(protocol["short_sides"])  # 480 to 800, with a long side <= 1333
 dataloader = dict(
     train=L(build_detection_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
@@ -46,7 +50,7 @@ dataloader = dict(
             image_format="RGB",
             use_instance_mask=True,
         ),
-        total_batch_size=16,  # 8 GPUs * 2 images
+        total_batch_size=protocol["batch"],  # 16: 8 GPUs * 2 images
         num_workers=4,
     ),
     test=L(build_detection_test_loader)(
@@ -68,20 +72,21 @@ optimizer = L(torch.optim.AdamW)(
         lr="${..lr}", weight_decay="${..weight_decay}", decay_rate=1.0, decay_type="layer_wise"
     ),
     lr=1e-4,
-    weight_decay=0.05,
+    weight_decay=protocol["weight_decay"],  # 0.05
 )
 
 # ---- schedule ------------------------------------------------------------------------------------
-# 36 epochs * 117266 training images with objects / 16 per batch = 263849 iterations
-iterations = 263849
+# 36 epochs * 7330 steps (117266 training images with objects / 16) = 263880 iterations
+iterations = protocol["iterations"]
+epoch = iterations // protocol["epochs"]
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(MultiStepParamScheduler)(
         values=[1.0, 0.1, 0.01],
-        milestones=[197886, 241861, iterations],  # epochs 27, 33 and 36
+        milestones=[*(epoch * end for end in protocol["milestones"]), iterations],  # 27, 33 epochs
     ),
-    warmup_length=1000 / iterations,
+    warmup_length=protocol["warmup_iterations"] / iterations,  # 1000 iterations
     warmup_method="linear",
-    warmup_factor=0.001,
+    warmup_factor=protocol["warmup_factor"],  # 0.001
 )
 
 # ---- runtime -------------------------------------------------------------------------------------
@@ -91,8 +96,8 @@ train = dict(
     max_iter=iterations,
     amp=dict(enabled=True),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
-    checkpointer=dict(period=7329, max_to_keep=3),  # an epoch
-    eval_period=7329,
+    checkpointer=dict(period=epoch, max_to_keep=3),
+    eval_period=epoch,
     log_period=20,
     device="cuda",
     seed=0,

@@ -1,0 +1,35 @@
+# ConvNeXt V2-Nano + SemSegFPN on ADE20K
+# Paper    "ConvNeXt V2", arXiv:2301.00808
+# Command  python tools/train_detectron2.py configs/detectron2/ade20k_sem_seg_fpn_convnextv2_nano.py
+#          --num-gpus 8
+# Hardware 8 GPUs x 2 images = 16
+# Recipe   AdamW, lr 1e-4, weight decay 0.05, stage_wise decay 0.9, drop path 0.2, mixed precision
+# Data     scale 0.5 to 2.0, crop 512x512, flip, colour
+# Schedule 160000 steps * 16 images / 20210 images = 127 epochs; warm-up over 1500 steps from 1e-6
+#          of lr; lr falls to 0 with power 1
+# Weights  convnextv2_nano.fcmae_ft_in1k, CC-BY-NC-4.0
+# Expected no score is published. Here Detectron2's own segmentor; tested on whole pictures
+# Status   the recipe is untested: the recipe of ade20k_upernet_convnextv2_nano on Detectron2's own
+#          head. Not trained here in Detectron2
+from detectron2.config import LazyCall as L
+
+from convnext_backbones.adapters.detectron2 import ConvNeXtV2
+from convnext_backbones.recipes import recipe_of
+
+from ._base_.ade20k_sem_seg_fpn import dataloader, lr_multiplier, model, optimizer, train
+
+recipe = recipe_of("ade20k_sem_seg_fpn_convnextv2_nano")
+
+model.backbone.bottom_up = L(ConvNeXtV2)(
+    arch="nano",
+    out_features=["stage1", "stage2", "stage3", "stage4"],
+    drop_path_rate=recipe["drop_path"],
+)
+train.init_checkpoint = recipe["init"]
+train.amp.enabled = recipe["amp"]
+
+# lr times: stem 0.478, stage1 0.531, stage2 0.59, stage3 0.656, stage4 0.729, heads 1
+optimizer.lr = recipe["lr"]
+optimizer.params.decay_rate = recipe["layer_decay"]
+optimizer.params.decay_type = recipe["decay_type"]
+del recipe  # a LazyConfig is what remains

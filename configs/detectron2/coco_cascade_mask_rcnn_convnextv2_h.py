@@ -1,0 +1,38 @@
+# ConvNeXt V2-Huge + Cascade Mask R-CNN on COCO
+# Paper    "ConvNeXt V2", arXiv:2301.00808
+# Command  python tools/train_detectron2.py
+#          configs/detectron2/coco_cascade_mask_rcnn_convnextv2_h.py --num-gpus 8
+# Hardware 8 GPUs x 2 images = 16
+# Recipe   AdamW, lr 1e-4, weight decay 0.05, layer_wise decay 0.9, drop path 0.5, mixed precision
+# Data     multi-scale 480 to 800, half of it after DETR's crop, flip
+# Schedule 36 epochs * 7330 steps (117266 images / 16) = 263880 steps; warm-up over 1000 steps from
+#          0.001 of lr; lr x 0.1 after epochs 27 and 33
+# Weights  convnextv2_huge.fcmae, CC-BY-NC-4.0
+# Expected no score is published. Here Detectron2's heads: one mask head where the published network
+#          has three, class-agnostic boxes, gradients averaged over the stages
+# Status   the recipe is untested: V1's Cascade protocol; lr and layer decay from the V2 paper's
+#          COCO sweep, the stronger decay of the two, as V1's Cascade recipes decay more than Mask
+#          R-CNN's. Not trained here in Detectron2
+from detectron2.config import LazyCall as L
+
+from convnext_backbones.adapters.detectron2 import ConvNeXtV2
+from convnext_backbones.recipes import recipe_of
+
+from ._base_.cascade_mask_rcnn_fpn import model
+from ._base_.coco import dataloader, lr_multiplier, optimizer, train
+
+recipe = recipe_of("coco_cascade_mask_rcnn_convnextv2_h")
+
+model.backbone.bottom_up = L(ConvNeXtV2)(
+    arch="huge",
+    out_features=["stage1", "stage2", "stage3", "stage4"],
+    drop_path_rate=recipe["drop_path"],
+)
+train.init_checkpoint = recipe["init"]
+train.amp.enabled = recipe["amp"]
+
+# lr times: stem 0.254, stage1 0.282, stage2 0.314, stage3 0.349..0.81, stage4 0.9, heads 1
+optimizer.lr = recipe["lr"]
+optimizer.params.decay_rate = recipe["layer_decay"]
+optimizer.params.decay_type = recipe["decay_type"]
+del recipe  # a LazyConfig is what remains
