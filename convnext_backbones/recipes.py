@@ -465,6 +465,46 @@ COUNTED = MappingProxyType(
     }
 )
 
+# The same of Detectron2's LazyConfigs, parameters only; tests/test_model_zoo.py counts them again.
+COUNTED_DETECTRON2 = MappingProxyType(
+    {
+        "coco_mask_rcnn_convnext_t": 48.1,
+        "coco_cascade_mask_rcnn_convnext_t": 79.7,
+        "coco_cascade_mask_rcnn_convnext_s": 101.3,
+        "coco_cascade_mask_rcnn_convnext_b": 139.5,
+        "coco_cascade_mask_rcnn_convnext_b_22k": 139.5,
+        "coco_cascade_mask_rcnn_convnext_l_22k": 248.5,
+        "coco_cascade_mask_rcnn_convnext_xl_22k": 400.6,
+        "coco_mask_rcnn_convnextv2_atto": 23.4,
+        "coco_mask_rcnn_convnextv2_femto": 24.9,
+        "coco_mask_rcnn_convnextv2_pico": 28.7,
+        "coco_mask_rcnn_convnextv2_nano": 35.2,
+        "coco_mask_rcnn_convnextv2_t": 48.1,
+        "coco_mask_rcnn_convnextv2_b": 108.1,
+        "coco_mask_rcnn_convnextv2_l": 217.1,
+        "coco_mask_rcnn_convnextv2_h": 678.7,
+        "coco_cascade_mask_rcnn_convnextv2_atto": 55.0,
+        "coco_cascade_mask_rcnn_convnextv2_femto": 56.5,
+        "coco_cascade_mask_rcnn_convnextv2_pico": 60.3,
+        "coco_cascade_mask_rcnn_convnextv2_nano": 66.8,
+        "coco_cascade_mask_rcnn_convnextv2_t": 79.7,
+        "coco_cascade_mask_rcnn_convnextv2_b": 139.7,
+        "coco_cascade_mask_rcnn_convnextv2_l": 248.6,
+        "coco_cascade_mask_rcnn_convnextv2_h": 710.3,
+        "ade20k_sem_seg_fpn_convnext_t": 32.2,
+        "ade20k_sem_seg_fpn_convnext_s": 53.8,
+        "ade20k_sem_seg_fpn_convnext_b": 92.1,
+        "ade20k_sem_seg_fpn_convnextv2_atto": 7.5,
+        "ade20k_sem_seg_fpn_convnextv2_femto": 9.0,
+        "ade20k_sem_seg_fpn_convnextv2_pico": 12.8,
+        "ade20k_sem_seg_fpn_convnextv2_nano": 19.3,
+        "ade20k_sem_seg_fpn_convnextv2_t": 32.2,
+        "ade20k_sem_seg_fpn_convnextv2_b": 92.2,
+        "ade20k_sem_seg_fpn_convnextv2_l": 201.2,
+        "ade20k_sem_seg_fpn_convnextv2_h": 662.8,
+    }
+)
+
 
 # ---- reading -------------------------------------------------------------------------------------
 def get_recipe(name: str) -> Recipe:
