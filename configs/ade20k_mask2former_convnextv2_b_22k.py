@@ -10,7 +10,7 @@
 # Weights  convnextv2_base.fcmae_ft_in22k_in1k_384, CC-BY-NC-4.0
 # Expected no score is published. 107.7 M parameters (counted), 508.0 GFLOPs at 2048x512 (counted)
 # Status   untested: Mask2Former's own recipe; the backbone at a tenth of lr, as there and in
-#          OneFormer's ConvNeXt; drop path as in OneFormer's ConvNeXt-L. Not trained here
+#          OneFormer with ConvNeXt; drop path as in OneFormer's ConvNeXt-L. Not trained here
 _base_ = [
     "_base_/ade20k_mask2former_160k.py",
     "_base_/mask2former_ade20k.py",

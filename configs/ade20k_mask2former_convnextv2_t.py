@@ -10,7 +10,7 @@
 # Weights  convnextv2_tiny.fcmae_ft_in1k, CC-BY-NC-4.0
 # Expected no score is published. 47.8 M parameters (counted), 279.2 GFLOPs at 2048x512 (counted)
 # Status   untested: Mask2Former's own recipe; the backbone at a tenth of lr, as there and in
-#          OneFormer's ConvNeXt; drop path as for its Swin-T. Not trained here
+#          OneFormer with ConvNeXt; drop path as for its Swin-T. Not trained here
 _base_ = [
     "_base_/ade20k_mask2former_160k.py",
     "_base_/mask2former_ade20k.py",

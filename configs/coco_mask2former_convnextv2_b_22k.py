@@ -11,7 +11,7 @@
 # Weights  convnextv2_base.fcmae_ft_in22k_in1k_384, CC-BY-NC-4.0
 # Expected no score is published. 107.7 M parameters (counted), 480.8 GFLOPs at 1280x800 (counted)
 # Status   untested: Mask2Former's own recipe; the backbone at a tenth of lr, as there and in
-#          OneFormer's ConvNeXt; drop path as in OneFormer's ConvNeXt-L. Not trained here
+#          OneFormer with ConvNeXt; drop path as in OneFormer's ConvNeXt-L. Not trained here
 _base_ = [
     "_base_/coco_mask2former_50e.py",
     "_base_/mask2former_coco.py",

@@ -11,7 +11,7 @@
 # Weights  convnextv2_tiny.fcmae_ft_in1k, CC-BY-NC-4.0
 # Expected no score is published. 47.8 M parameters (counted), 257.3 GFLOPs at 1280x800 (counted)
 # Status   untested: Mask2Former's own recipe; the backbone at a tenth of lr, as there and in
-#          OneFormer's ConvNeXt; drop path as for its Swin-T. Not trained here
+#          OneFormer with ConvNeXt; drop path as for its Swin-T. Not trained here
 _base_ = [
     "_base_/coco_mask2former_50e.py",
     "_base_/mask2former_coco.py",

@@ -1,23 +1,27 @@
-"""How detectors and segmentors are trained: THE table. Configs of every framework read it by function.
+"""How detectors and segmentors are trained: THE table, which configs of every framework read.
 
     recipe = recipe_of("coco_mask_rcnn_convnextv2_b")
     recipe["lr"], recipe["layer_decay"], recipe["drop_path"], recipe["batch"], recipe["init"]
 
-PROTOCOLS holds what recipes share: the data, its augmentation, the schedule. RECIPES holds the rest,
-one row a network: the name of its configs, initial weights, learning rate, layer decay, drop path,
-scores. Each row says where its figures come from:
+PROTOCOLS holds what recipes share: the data, its augmentation, the schedule. RECIPES holds the
+rest, one row a network: the name of its configs, initial weights, learning rate, layer decay, drop
+path, scores. Each row says where its figures come from:
 
     published    the source prints these figures and these scores
     reproduced   published, and the run named in `measured` reached the scores here
     untested     nobody published them; `source` says why they were chosen. Scores of such a row are
                  a paper's that does not print all figures.
 
-Sources: READMEs and configs of facebookresearch/ConvNeXt; ConvNeXt V2's paper (arXiv:2301.00808), A.3
-(COCO: batch 32, lr 1e-4, 36 epochs, large-scale jitter, soft-NMS, FCMAE weights, layer decay out of
-0.9, 0.95, drop path out of 0.2 .. 0.5) and A.4 (ADE20K: batch 16, 160k iterations, fine-tuned weights,
-lr out of 1e-4, 2e-4, 3e-4, layer decay out of 0.8, 0.9, drop path out of 0.1 .. 0.4), which does not
-say what each size took; MMDetection's and MMSegmentation's configs; detrex's configs and README. ConvNeXt
-V2's author advises no weight decay on GRN (ConvNeXt-V2, issue 15): no recipe has any.
+Sources: READMEs and configs of facebookresearch/ConvNeXt; MMDetection's and MMSegmentation's
+configs; detrex's configs and README; ConvNeXt V2's paper (arXiv:2301.00808), which gives sweeps and
+does not say what each size took:
+
+    A.3, COCO    batch 32, lr 1e-4, 36 epochs, large-scale jitter, soft-NMS, FCMAE weights; layer
+                 decay out of 0.9, 0.95, drop path out of 0.2 .. 0.5
+    A.4, ADE20K  batch 16, 160k iterations, fine-tuned weights; lr out of 1e-4, 2e-4, 3e-4, layer
+                 decay out of 0.8, 0.9, drop path out of 0.1 .. 0.4
+
+ConvNeXt V2's author advises no weight decay on GRN (ConvNeXt-V2, issue 15): no recipe has any.
 """
 
 import math
@@ -37,7 +41,8 @@ class Protocol(NamedTuple):
     batch, gpus: images per step over all devices, and on how many devices they were.
     epochs or iterations: the length; milestones count in the same unit.
     warmup_iterations, warmup_factor: lr grows linearly from warmup_factor * lr.
-    milestones: lr is divided by ten after each. power: or falls to 0 polynomially after the warm-up.
+    milestones: lr is divided by ten after each.
+    power: or falls to 0 polynomially after the warm-up.
     cosine_from, final_lr: or falls as a cosine from this epoch on, in every layer to final_lr.
     scale: long and short side of the test picture in pixels; keeps the aspect ratio.
     short_sides: training: short side out of these, long side <= scale[0]...
@@ -80,8 +85,8 @@ def _coco(name, batch, text, **figures) -> Protocol:
 def _ade20k(name, short, text, **figures) -> Protocol:
     return Protocol(
         name, "ade20k", 20_210, batch=16, gpus=8, iterations=160_000,
-        scale=(4 * short, short), crop_size=(short, short), flops_size=(short, 4 * short), text=text,
-        **figures,
+        scale=(4 * short, short), crop_size=(short, short), flops_size=(short, 4 * short),
+        text=text, **figures,
     )  # fmt: skip
 
 
@@ -99,7 +104,8 @@ PROTOCOLS = MappingProxyType(
         for protocol in (
             _coco("coco_3x", 16, "multi-scale 480 to 800, half of it after DETR's crop, flip",
                   short_sides=_SHORT_SIDES, **_STEPS_3X),
-            _coco("coco_lsj_3x", 32, "large-scale jitter 0.1 to 2.0, crop 1024x1024, flip; soft-NMS",
+            _coco("coco_lsj_3x", 32,
+                  "large-scale jitter 0.1 to 2.0, crop 1024x1024, flip; soft-NMS",
                   ratio_range=(0.1, 2.0), crop_size=(1024, 1024), **_STEPS_3X),
             _coco("coco_dino_12e", 16, "multi-scale 480 to 800, half of it after DETR's crop, flip",
                   train_images=118_287, epochs=12, milestones=(11,), short_sides=_SHORT_SIDES,
@@ -108,8 +114,8 @@ PROTOCOLS = MappingProxyType(
                   iterations=368_750, milestones=(327_778, 355_092),
                   ratio_range=(0.1, 2.0), crop_size=(1024, 1024), clip_norm=0.01),
             _coco("coco_rtmdet_100e", 128,
-                  "mosaic and mix-up, scale 0.1 to 2.0, crop 640x640, colour, flip; plain in the last "
-                  "10 epochs; averaged weights",
+                  "mosaic and mix-up, scale 0.1 to 2.0, crop 640x640, colour, flip; plain in the "
+                  "last 10 epochs; averaged weights",
                   gpus=4, epochs=100, warmup_iterations=1000, warmup_factor=1e-5, cosine_from=50,
                   final_lr=5e-5, scale=(640, 640), ratio_range=(0.1, 2.0), crop_size=(640, 640),
                   flops_size=(640, 640)),
@@ -202,8 +208,8 @@ def _recipe(method, protocol, variant, tag, lr, layer_decay, drop_path, status, 
     decay_type = "stage_wise" if method in ("upernet", "sem_seg_fpn") else "layer_wise"
     name = _name(dataset, method, variant, init)
     return Recipe(
-        name, method, variant, init, protocol, lr, layer_decay, decay_type, drop_path, status, source,
-        **more,
+        name, method, variant, init, protocol, lr, layer_decay, decay_type, drop_path, status,
+        source, **more,
     )  # fmt: skip
 
 
@@ -222,7 +228,8 @@ def _official(method, protocol, variant, tag, lr, decay, drop_path, scores, para
 
 
 _V1 = (
-    _official("mask_rcnn", "coco_3x", "convnext_tiny", _IN1K, 1e-4, 0.95, 0.4, (46.2, 41.7), 48, 262,
+    _official("mask_rcnn", "coco_3x", "convnext_tiny", _IN1K, 1e-4, 0.95, 0.4, (46.2, 41.7), 48,
+              262,
               memory_gb=7.3, reruns="MMDetection got box AP 46.2, mask AP 41.7"),
     _official("cascade_mask_rcnn", "coco_3x", "convnext_tiny", _IN1K, 2e-4, 0.7, 0.4, (50.4, 43.7),
               86, 741, memory_gb=9.0, reruns="MMDetection got box AP 50.3, mask AP 43.6"),
@@ -232,29 +239,37 @@ _V1 = (
               146, 964),
     _official("cascade_mask_rcnn", "coco_3x", "convnext_base", _IN22K, 1e-4, 0.8, 0.6, (54.0, 46.9),
               146, 964),
-    _official("cascade_mask_rcnn", "coco_3x", "convnext_large", _IN22K, 1e-4, 0.7, 0.7, (54.8, 47.6),
+    _official("cascade_mask_rcnn", "coco_3x", "convnext_large", _IN22K, 1e-4, 0.7, 0.7, (54.8,
+              47.6),
               255, 1354, amp=False),
-    _official("cascade_mask_rcnn", "coco_3x", "convnext_xlarge", _IN22K, 1e-4, 0.7, 0.8, (55.2, 47.7),
+    _official("cascade_mask_rcnn", "coco_3x", "convnext_xlarge", _IN22K, 1e-4, 0.7, 0.8, (55.2,
+              47.7),
               407, 1898, amp=False),
-    _official("upernet", "ade20k_160k", "convnext_tiny", _IN1K, 1e-4, 0.9, 0.4, (46.0, 46.7), 60, 939,
+    _official("upernet", "ade20k_160k", "convnext_tiny", _IN1K, 1e-4, 0.9, 0.4, (46.0, 46.7), 60,
+              939,
               memory_gb=4.23, reruns="MMSegmentation got mIoU 46.11, multi-scale 46.62"),
-    _official("upernet", "ade20k_160k", "convnext_small", _IN1K, 1e-4, 0.9, 0.3, (48.7, 49.6), 82, 1027,
+    _official("upernet", "ade20k_160k", "convnext_small", _IN1K, 1e-4, 0.9, 0.3, (48.7, 49.6), 82,
+              1027,
               memory_gb=5.16, reruns="MMSegmentation got mIoU 48.56, multi-scale 49.02"),
-    _official("upernet", "ade20k_160k", "convnext_base", _IN1K, 1e-4, 0.9, 0.4, (49.1, 49.9), 122, 1170,
+    _official("upernet", "ade20k_160k", "convnext_base", _IN1K, 1e-4, 0.9, 0.4, (49.1, 49.9), 122,
+              1170,
               memory_gb=6.33, reruns="MMSegmentation got mIoU 48.71, multi-scale 49.54"),
-    _official("upernet", "ade20k_640_160k", "convnext_base", _IN22K, 1e-4, 0.9, 0.4, (52.6, 53.1), 122,
+    _official("upernet", "ade20k_640_160k", "convnext_base", _IN22K, 1e-4, 0.9, 0.4, (52.6, 53.1),
+              122,
               1828, memory_gb=8.53, reruns="MMSegmentation got mIoU 52.13, multi-scale 52.66"),
-    _official("upernet", "ade20k_640_160k", "convnext_large", _IN22K, 1e-4, 0.9, 0.4, (53.2, 53.7), 235,
+    _official("upernet", "ade20k_640_160k", "convnext_large", _IN22K, 1e-4, 0.9, 0.4, (53.2, 53.7),
+              235,
               2458, amp=False, memory_gb=12.08,
               reruns="MMSegmentation, in mixed precision, got mIoU 53.16, multi-scale 53.38"),
-    _official("upernet", "ade20k_640_160k", "convnext_xlarge", _IN22K, 8e-5, 0.9, 0.4, (53.6, 54.0), 391,
+    _official("upernet", "ade20k_640_160k", "convnext_xlarge", _IN22K, 8e-5, 0.9, 0.4, (53.6,
+              54.0), 391,
               3335, amp=False, memory_gb=26.16,
               reruns="MMSegmentation, in mixed precision, got mIoU 53.58, multi-scale 54.11"),
 )  # fmt: skip
 
 # ---- ConvNeXt V2 ---------------------------------------------------------------------------------
-# Drop path by size: below Tiny little, since V2's authors fine-tune these sizes with 0 to 0.1; Tiny as
-# V1-T; Base as MMDetection's V2-B; above it the upper end of the paper's sweep.
+# Drop path by size: below Tiny little, since V2's authors fine-tune these sizes with 0 to 0.1; Tiny
+# as V1-T; Base as MMDetection's V2-B; above it the upper end of the paper's sweep.
 _V2_DROP_PATH = {
     "atto": 0.1, "femto": 0.1, "pico": 0.1, "nano": 0.2, "tiny": 0.4, "base": 0.4, "large": 0.5,
     "huge": 0.5,
@@ -267,16 +282,16 @@ _V2_MIOU = {
 }  # table 7
 
 _SMALL_V2 = (
-    "V1-T's recipe, whose layer decay lies in V2's sweep; its multi-scale data, as large-scale jitter "
-    "wants larger networks; "
+    "V1-T's recipe, whose layer decay lies in V2's sweep; its multi-scale data, as large-scale "
+    "jitter wants larger networks; "
 )
 _PAPERS_COCO = (
-    "the V2 paper's recipe with layer decay {decay} and drop path {drop} out of its sweep; the score is "
-    "the paper's, which does not say what it took"
+    "the V2 paper's recipe with layer decay {decay} and drop path {drop} out of its sweep; the score "
+    "is the paper's, which does not say what it took"
 )
 _CASCADE_V2 = (
-    "V1's Cascade protocol; lr and layer decay from the V2 paper's COCO sweep, the stronger decay of the "
-    "two, as V1's Cascade recipes decay more than Mask R-CNN's"
+    "V1's Cascade protocol; lr and layer decay from the V2 paper's COCO sweep, the stronger decay of "
+    "the two, as V1's Cascade recipes decay more than Mask R-CNN's"
 )
 _PAPERS_ADE20K = (
     "lr 1e-4, layer decay 0.9 and drop path {drop} out of the V2 paper's sweep, stage_wise as V1; "
@@ -294,8 +309,8 @@ def _mask_rcnn_v2(size: str) -> Recipe:
     if size == "base":
         return _recipe(
             "mask_rcnn", "coco_lsj_3x", variant, _FCMAE, 1e-4, 0.95, drop, "published",
-            "MMDetection, projects/ConvNeXt-V2 (no weights published); the V2 paper has box AP 52.9, mask "
-            "AP 46.6 and 486 GFLOPs",
+            "MMDetection, projects/ConvNeXt-V2 (no weights published); the V2 paper has box AP 52.9, "
+            "mask AP 46.6 and 486 GFLOPs",
             box_ap=52.9, mask_ap=46.4, gflops=486, memory_gb=22.5,
         )  # fmt: skip
     if size in _V2_BOX_AND_MASK:
@@ -313,8 +328,8 @@ def _mask_rcnn_v2(size: str) -> Recipe:
 
 def _cascade_v2(size: str) -> Recipe:
     return _recipe(
-        "cascade_mask_rcnn", "coco_3x", f"convnextv2_{size}", _FCMAE, 1e-4, 0.9, _V2_DROP_PATH[size],
-        "untested", _CASCADE_V2,
+        "cascade_mask_rcnn", "coco_3x", f"convnextv2_{size}", _FCMAE, 1e-4, 0.9,
+        _V2_DROP_PATH[size], "untested", _CASCADE_V2,
     )  # fmt: skip
 
 
@@ -328,8 +343,8 @@ def _upernet_v2(size: str) -> Recipe:
         else "the paper has no score of this size"
     )
     return _recipe(
-        "upernet", "ade20k_160k", f"convnextv2_{size}", _FINE_TUNED, 1e-4, 0.9, drop, "untested", source,
-        miou_multiscale=miou, params=params, gflops=gflops,
+        "upernet", "ade20k_160k", f"convnextv2_{size}", _FINE_TUNED, 1e-4, 0.9, drop, "untested",
+        source, miou_multiscale=miou, params=params, gflops=gflops,
     )  # fmt: skip
 
 
@@ -338,16 +353,20 @@ _V2 = (
     *map(_mask_rcnn_v2, _V2_SIZES),
     *map(_cascade_v2, _V2_SIZES),
     *map(_upernet_v2, _V2_SIZES),
-    _recipe("upernet", "ade20k_640_160k", "convnextv2_huge", _FCMAE_22K_FT, 1e-4, 0.9, 0.4, "untested",
-            _PAPERS_ADE20K.format(drop=0.4) + "the score is the paper's, with five scales (0.75 to 1.25) "
-            "and weights that were never fine-tuned on ImageNet-1K, which are not published",
+    _recipe("upernet", "ade20k_640_160k", "convnextv2_huge", _FCMAE_22K_FT, 1e-4, 0.9, 0.4,
+            "untested",
+            _PAPERS_ADE20K.format(drop=0.4) + "the score is the paper's, with five scales (0.75 to "
+            "1.25) and weights that were never fine-tuned on ImageNet-1K, which are not published",
             miou_multiscale=57.0, params=707, gflops=5113),
 )  # fmt: skip
 
-# ---- detectors and segmentors of today ------------------------------------------------------------
+# ---- detectors and segmentors of today -----------------------------------------------------------
 _DETREX = "detrex, projects/dino (Detectron2), whose DINO has other position embeddings"
 _AS_DETREX = "detrex's recipe for ConvNeXt's DINO with V2's weights of the same training data"
-_MASK2FORMER = "Mask2Former's own recipe; the backbone at a tenth of lr, as there and in OneFormer's ConvNeXt; "
+_MASK2FORMER = (
+    "Mask2Former's own recipe; the backbone at a tenth of lr, as there and in OneFormer with "
+    "ConvNeXt; "
+)
 _RTMDET = "MMDetection's recipe for RTMDet-l with ConvNeXt-B; "
 
 
@@ -382,19 +401,21 @@ _MODERN = (
             ("convnextv2_base", _FCMAE_22K_FT, 0.4, "drop path as in OneFormer's ConvNeXt-L"),
         )
     ),
-    _rtmdet("convnext_base", _IN22K_FT, 0.7, "published", "MMDetection, configs/rtmdet", box_ap=53.1),
+    _rtmdet("convnext_base", _IN22K_FT, 0.7, "published", "MMDetection, configs/rtmdet",
+            box_ap=53.1),
     _rtmdet("convnext_tiny", _IN1K, 0.4, "untested", _RTMDET + "drop path as in V1-T's recipes"),
     _rtmdet("convnextv2_pico", _FINE_TUNED, 0.0, "untested",
             _RTMDET + "no drop path, as V2's authors fine-tune Pico; neck and head of RTMDet-s"),
-    _rtmdet("convnextv2_tiny", _FINE_TUNED, 0.4, "untested", _RTMDET + "drop path as in V1-T's recipes"),
+    _rtmdet("convnextv2_tiny", _FINE_TUNED, 0.4, "untested",
+            _RTMDET + "drop path as in V1-T's recipes"),
 )  # fmt: skip
 
 
 def _sem_seg_fpn(upernet: Recipe) -> Recipe:
     """Detectron2 has no UPerNet; its own segmentor is trained as UPerNet is."""
     return upernet._replace(
-        name=upernet.name.replace("upernet", "sem_seg_fpn"), method="sem_seg_fpn", status="untested",
-        source=f"the recipe of {upernet.name} on Detectron2's own head",
+        name=upernet.name.replace("upernet", "sem_seg_fpn"), method="sem_seg_fpn",
+        status="untested", source=f"the recipe of {upernet.name} on Detectron2's own head",
         miou=None, miou_multiscale=None, params=None, gflops=None, memory_gb=None, reruns="",
     )  # fmt: skip
 
