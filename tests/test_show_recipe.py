@@ -107,9 +107,9 @@ def test_the_pictures_that_are_there_are_counted_and_what_no_longer_fits_is_said
     assert "160000 steps of 2 are 53333.3 epochs of this data, where the recipe has 126.7" in text
 
 
-def test_auto_scale_lr_gives_the_learning_rate_that_was_announced(folder, here):
+def test_auto_scale_lr_gives_the_learning_rate_that_was_announced(folder):
     name = "ade20k_upernet_convnextv2_atto"
-    here(train, f"configs/{name}.py", "--sample", "--shrink", "--auto-scale-lr", "--work-dir", "scaled",
+    tool(folder, "train", f"configs/{name}.py", "--sample", "--shrink", "--auto-scale-lr", "--work-dir", "scaled",
          "--cfg-options", "train_cfg.max_iters=1", "train_cfg.val_interval=1",
          "val_dataloader.dataset.indices=1", "train_dataloader.batch_size=4",
          "optim_wrapper.optimizer.lr=2e-4", "default_hooks.logger.interval=1",
