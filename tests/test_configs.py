@@ -357,6 +357,15 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("work")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_sample_trains_every_layer_at_one_rate(name, folder, monkeypatch):
+    """Nothing is pretrained, so that a slower backbone would not learn."""
+    monkeypatch.chdir(folder)
+    cfg = run.load_config(str(CONFIGS / f"{name}.py"), sample=True)
+    assert cfg.optim_wrapper.paramwise_cfg.decay_rate == 1.0
+    assert not cfg.optim_wrapper.paramwise_cfg.custom_keys
+
+
 REPRESENTATIVE = (
     "ade20k_upernet_convnextv2_h_22k",
     "coco_cascade_mask_rcnn_convnext_xl_22k",

@@ -16,6 +16,7 @@ from ..sample_data import OVERLAYS, PALETTE, SEGMENTATION_CLASSES, SHAPES, make_
 SAMPLE_ROOT = Path("data/sample")
 TRAIN, VAL, SEED = 128, 32, 0
 SHRUNK_DEPTHS, SHRUNK_DIMS = (1, 1, 1, 1), (16, 32, 64, 128)
+SHRUNK = f"backbone: depths {SHRUNK_DEPTHS}, dims {SHRUNK_DIMS}, random weights"
 
 
 def ensure_sample_data(root: Path = SAMPLE_ROOT) -> Path:
@@ -43,7 +44,7 @@ def shrink_backbone(cfg) -> list[str]:
             model[part].in_channels = channels
     if "auxiliary_head" in model:
         model.auxiliary_head.in_channels = channels[model.auxiliary_head.in_index]
-    return [f"backbone: depths {SHRUNK_DEPTHS}, dims {SHRUNK_DIMS}"]
+    return [SHRUNK]
 
 
 def shrink_segmentation(cfg, root: Path) -> list[str]:
@@ -265,7 +266,8 @@ def _from_scratch(cfg, batch: int, lr: float = 5e-4) -> list[str]:
     """What both tasks need when nothing is pretrained and one process loads the data."""
     cfg.model.backbone.update(init_cfg=None, drop_path_rate=0.0)
     cfg.optim_wrapper.optimizer.lr = lr
-    cfg.optim_wrapper.paramwise_cfg.update(decay_rate=1.0, custom_keys={})
+    cfg.optim_wrapper.paramwise_cfg.update(decay_rate=1.0)
+    cfg.optim_wrapper.paramwise_cfg.custom_keys = {}  # update() would merge and leave them
     for loader in ("train", "val", "test"):
         cfg[f"{loader}_dataloader"].update(num_workers=0, persistent_workers=False)
     cfg.train_dataloader.batch_size = batch
