@@ -1,8 +1,10 @@
 """Configs and training in Detectron2, and its tools as a user runs them."""
 
 import importlib
+import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +34,7 @@ from convnext_backbones.recipes import COUNTED, METHODS, PROTOCOLS, iterations_p
 from convnext_backbones.training import detectron2 as recipe
 from convnext_backbones.training import detectron2_run as run
 from convnext_backbones.training import report
-from convnext_backbones.training.detectron2_sample import shrink
+from convnext_backbones.training.detectron2_sample import use_sample
 from convnext_backbones.training.sample import ensure_sample_data
 
 ROOT = Path(__file__).parent.parent
@@ -235,6 +237,11 @@ def test_a_network_has_the_published_size_but_for_detectron2s_cascade(name):
         assert millions == pytest.approx(COUNTED[name][0], abs=0.051)
     elif row.method == "cascade_mask_rcnn":  # two mask heads and the boxes of 79 classes fewer
         assert millions == pytest.approx(COUNTED[name][0] - 6.25, abs=0.1)
+    else:  # an FPN with biases; convolutions with GroupNorm, 1 + 1 + 2 + 3; 150 classes
+        laterals, outputs = 256 * sum(variant.dims) + 4 * 256, 4 * (9 * 256 * 256 + 256)
+        convolutions = 4 * (9 * 256 * 128 + 2 * 128) + 3 * (9 * 128 * 128 + 2 * 128)
+        heads = laterals + outputs + convolutions + 150 * (128 + 1)
+        assert sum(p.numel() for p in model.parameters()) == expected + heads
 
 
 @SHIPPED
@@ -477,11 +484,34 @@ def test_sample_refuses_what_it_cannot_shrink(tmp_path):
     (tmp_path / "other.yaml").write_text("MODEL: {META_ARCHITECTURE: RetinaNet}")
     cfg = run.load_config(str(tmp_path / "other.yaml")).cfg
     with pytest.raises(UserError, match=r"--sample does not fit this config .*RetinaNet"):
-        shrink(cfg)
+        use_sample(cfg)
     cfg = run.load_config(str(CONFIGS / "coco_mask_rcnn_convnext_t.py")).cfg
     del cfg.model.roi_heads.mask_head
     with pytest.raises(UserError, match=r"--sample does not fit .* mask_head"):
-        shrink(cfg)
+        use_sample(cfg)
+
+
+@pytest.mark.parametrize("kind", ["py", "yaml"])
+def test_shrink_makes_the_backbone_small_and_nothing_else(kind, capsys):
+    path = CONFIGS / f"coco_cascade_mask_rcnn_convnextv2_h.{kind}"
+    config = loaded(path, shrink=True)
+    assert (
+        "--shrink changes this config:\n  backbone: depths (1, 1, 1, 1)" in capsys.readouterr().out
+    )
+    model, whole = built(config), built(loaded(path))
+    backbone = model.backbone.bottom_up
+    assert (backbone.depths, backbone.dims) == ((1, 1, 1, 1), (16, 32, 64, 128))
+    assert backbone.stages[-1][-1].drop_path.rate == 0.5
+    assert config.settings.weights == ""
+    for name in ("proposal_generator", "roi_heads"):
+        shapes = [[p.shape for p in getattr(m, name).parameters()] for m in (model, whole)]
+        assert shapes[0] == shapes[1]
+
+
+def test_shrink_refuses_another_backbone(tmp_path):
+    (tmp_path / "other.yaml").write_text("MODEL: {META_ARCHITECTURE: RetinaNet}")
+    with pytest.raises(UserError, match=r"--shrink needs a ConvNeXt .* build_resnet_backbone"):
+        run.load_config(str(tmp_path / "other.yaml"), shrink=True)
 
 
 def test_a_data_set_without_an_evaluator_is_refused_before_training(folder, monkeypatch):
@@ -665,12 +695,24 @@ def test_a_detector_learns_the_sample_data(folder):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_config_trains_on_the_sample_data(name, folder):
     """Two steps and one evaluation of both kinds; one by two processes."""
+    metric = "box AP50" if name.startswith("coco") else "mIoU (%)"
     for kind, options in (
-        ("py", ["train.max_iter=2", "train.checkpointer.period=2"]),
+        ("py", ["train.max_iter=2", "train.checkpointer.period=2", "train.log_period=1"]),
         ("yaml", ["SOLVER.MAX_ITER=2", "SOLVER.CHECKPOINT_PERIOD=2", "--num-gpus", 2]),
     ):
-        config = f"configs/detectron2/{name}.{kind}"
+        config, work_dir = f"configs/detectron2/{name}.{kind}", f"{name}_{kind}"
         printed = tool(
-            folder, "train_detectron2", config, "--sample", "--work-dir", "two", *options
+            folder,
+            "train_detectron2",
+            config,
+            "--sample",
+            "--shrink",
+            "--work-dir",
+            work_dir,
+            *options,
         )
-        assert {"box AP50", "mIoU (%)"} & table(printed).keys()
+        assert math.isfinite(float(table(printed)[metric]))
+        weights = torch.load(folder / work_dir / "model_final.pth", weights_only=True)["model"]
+        assert all(torch.as_tensor(value).isfinite().all() for value in weights.values())
+        assert weights["backbone.bottom_up.stages.3.0.dwconv.weight"].shape[0] == 128
+        shutil.rmtree(folder / work_dir)

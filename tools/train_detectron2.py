@@ -42,6 +42,10 @@ def parse_args():
     )  # fmt: skip
     parser.add_argument("--sample", action="store_true", help="small generated data, small heads")
     parser.add_argument(
+        "--shrink", action="store_true",
+        help="a backbone of four blocks: with --sample, whether a config of any size runs, in seconds",
+    )  # fmt: skip
+    parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N",
         help="processes of this machine, one a GPU; without a GPU, N processes on the CPU (gloo)",
     )  # fmt: skip
@@ -79,7 +83,9 @@ def check_launch(args):
 
 def prepared(args) -> run.Run:
     """The config as it will run here."""
-    config = run.load_config(args.config, sample=args.sample, options=args.options)
+    config = run.load_config(
+        args.config, sample=args.sample, shrink=args.shrink, options=args.options
+    )
     folder = config.settings.output_dir
     if folder == "./output":  # Detectron2's default
         folder = f"work_dirs/detectron2/{Path(args.config).stem}{'_sample' * args.sample}"

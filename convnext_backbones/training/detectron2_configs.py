@@ -19,7 +19,7 @@ from ..adapters.detectron2 import add_convnext_config
 from ..errors import UserError
 from ..variants import nearest
 from . import detectron2 as recipe
-from .detectron2_sample import shrink
+from .detectron2_sample import shrink_backbone, use_sample
 from .sample import ensure_sample_data
 
 
@@ -168,8 +168,11 @@ Run = YamlRun | LazyRun
 
 
 # ---- configs -------------------------------------------------------------------------------------
-def load_config(path: str, *, sample: bool = False, options: list[str] | None = None) -> Run:
-    """The config at `path`, put on the sample data if asked, then with the user's own key=value.
+def load_config(
+    path: str, *, sample: bool = False, shrink: bool = False, options: list[str] | None = None
+) -> Run:
+    """The config at `path`, on the sample data or with a small backbone if asked, then with the
+    user's own key=value.
 
     Raises:
         UserError: it is missing, cannot be read, has an unknown key, or is no config to train with.
@@ -184,14 +187,20 @@ def load_config(path: str, *, sample: bool = False, options: list[str] | None = 
     run = _load_python(file) if file.suffix == ".py" else _load_yaml(file)
     if sample:
         ensure_sample_data()
-        print("--sample changes this config:")
-        for line in shrink(run.cfg):
-            print(f"  {line}")
+        _print_changes("--sample", use_sample(run.cfg))
+    if shrink:
+        _print_changes("--shrink", shrink_backbone(run.cfg))
     for option in options or []:
         if "=" not in option:
             raise UserError(f"{option!r} is no override; write key=value, e.g. train.max_iter=100")
         run.override(option)
     return run
+
+
+def _print_changes(option: str, lines: list[str]) -> None:
+    print(f"{option} changes this config:")
+    for line in lines:
+        print(f"  {line}")
 
 
 def _load_python(file: Path) -> LazyRun:

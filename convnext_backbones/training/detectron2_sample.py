@@ -1,7 +1,8 @@
 """--sample for Detectron2: the same config on the generated sample data, small enough for two CPU cores.
 
 The backbone stays as the config has it; heads, pictures, schedule and class count shrink, by the
-figures that sample.py found for the OpenMMLab frameworks.
+figures that sample.py found for the OpenMMLab frameworks. --shrink makes the backbone small too, as
+there: for a look at whether a config runs, in seconds, whatever its size.
 """
 
 from pathlib import Path
@@ -10,12 +11,12 @@ import detectron2.data.transforms as T
 from detectron2.config import CfgNode
 from detectron2.config import LazyCall as L
 from detectron2.data.datasets import register_coco_instances
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ..errors import UserError
 from ..sample_data import OVERLAYS, PALETTE, SEGMENTATION_CLASSES, SHAPES
 from .detectron2 import register_ade20k
-from .sample import SAMPLE_ROOT, TRAIN, VAL
+from .sample import SAMPLE_ROOT, SHRUNK, SHRUNK_DEPTHS, SHRUNK_DIMS, TRAIN, VAL
 
 LR = 5e-4  # from scratch
 WIDTH = 64  # channels of FPN and heads
@@ -50,7 +51,7 @@ def register_sample_data(root: Path = SAMPLE_ROOT) -> None:
 register_sample_data()
 
 
-def shrink(cfg: DictConfig | CfgNode) -> list[str]:
+def use_sample(cfg: DictConfig | CfgNode) -> list[str]:
     """Change a COCO R-CNN or ADE20K SemSegFPN config in place; returns a line for each change.
 
     Raises:
@@ -74,7 +75,7 @@ def shrink(cfg: DictConfig | CfgNode) -> list[str]:
     changes = {
         True: [
             f"data: {TRAIN} + {VAL} generated pictures in {SAMPLE_ROOT}, {CLASSES} classes",
-            f"size: short side {SHORT_SIDES[0]} to {SHORT_SIDES[-1]} instead of 480 to 800, no crop",
+            f"size: short side {SHORT_SIDES[0]} to {SHORT_SIDES[-1]}; no crop, no scale jitter",
             f"heads: 256 -> {WIDTH} channels, box head 1024 -> {BOX_WIDTH}, mask head 4 -> 2 "
             "convolutions",
             f"anchors: 4 strides wide instead of 8; RoIAlign takes 2x2 points a bin; {SAMPLES} samples "
@@ -94,6 +95,29 @@ def shrink(cfg: DictConfig | CfgNode) -> list[str]:
         f"weights: from scratch, so lr {LR:g}, no layer decay, no drop path; the backbone is the "
         "config's",
     ]
+
+
+def shrink_backbone(cfg: DictConfig | CfgNode) -> list[str]:
+    """Change a config with one of our backbones below an FPN in place; returns a line for the change.
+
+    Raises:
+        UserError: it has another backbone.
+    """
+    if isinstance(cfg, CfgNode):
+        found = cfg.MODEL.BACKBONE.NAME
+    else:
+        found = OmegaConf.select(cfg, "model.backbone.bottom_up._target_")
+    if "convnext" not in str(found).lower():
+        raise UserError(f"--shrink needs a ConvNeXt below an FPN, this config has {found}")
+    if isinstance(cfg, CfgNode):
+        node = cfg.MODEL.CONVNEXT
+        node.ARCH, node.DEPTHS, node.DIMS = "custom", list(SHRUNK_DEPTHS), list(SHRUNK_DIMS)
+        cfg.MODEL.WEIGHTS = ""
+    else:
+        arch = dict(depths=list(SHRUNK_DEPTHS), dims=list(SHRUNK_DIMS))
+        cfg.model.backbone.bottom_up.arch = arch
+        cfg.train.init_checkpoint = ""
+    return [SHRUNK]
 
 
 def _detection_yaml(cfg: CfgNode) -> None:
