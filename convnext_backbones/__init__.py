@@ -3,6 +3,7 @@
 from .classifier import ConvNeXtClassifier
 from .convnext import GRN, Block, ConvNeXt, ConvNeXtV2, LayerNorm2d
 from .create import create_backbone, create_classifier
+from .inference import prepare_for_inference
 from .variants import VARIANTS, Variant
 
 __version__ = "0.1.0"
@@ -18,4 +19,5 @@ __all__ = [
     "Variant",
     "create_backbone",
     "create_classifier",
+    "prepare_for_inference",
 ]

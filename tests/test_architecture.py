@@ -25,6 +25,7 @@ ALLOWED = {
     "convnext.py": {"torch"},
     "classifier.py": {"torch"},
     "create.py": set(),
+    "inference.py": {"torch"},
     "preprocessing.py": {"torch", "torchvision", "PIL"},
     "imagenet.py": set(),
     "evaluation.py": {"torch", "torchvision", "PIL"},
