@@ -106,12 +106,12 @@ def _prepare(trunk: Trunk, dtype: torch.dtype, compile: bool, capture: bool) -> 
     stem = trunk.downsample_layers[0][0]
     outside = stem.weight.dtype
     device = stem.weight.device
-    kernel = False
-    if compile and device.type == "cpu":
-        reason = cpu_block.why_not(dtype)
-        kernel = reason is None
-        if reason is not None and dtype == torch.bfloat16:
-            warnings.warn(f"the kernel for CPUs is left out: {reason}", stacklevel=3)
+    kernel = compile and device.type == "cpu" and dtype == torch.bfloat16
+    if kernel and (reason := cpu_block.why_not()) is not None:
+        warnings.warn(
+            f"the kernel for CPUs is left out, torch.compile used: {reason}", stacklevel=3
+        )
+        kernel = False
     for i, layer in enumerate(trunk.downsample_layers):
         parts = (LayerNorm2d, nn.Conv2d)
         if i == 0 and _is_standard(layer, nn.Sequential, parts):
@@ -348,10 +348,10 @@ class PreparedBlock(nn.Module):
         self.register_buffer("bias2", bias2.to(dtype))
         self.register_buffer("grn_gamma", None if grn_gamma is None else grn_gamma.to(wide))
         self.kernel = None
-        if kernel and cpu_block.takes(self.channels, self.dilation[0]):
+        if kernel and cpu_block.takes(self.channels):
             self.kernel = cpu_block.CpuBlock(
-                block.dwconv.weight, block.dwconv.bias, self.eps, weight1, bias1,
-                weight2, bias2, grn_gamma, self.grn_eps or 0.0,
+                block.dwconv.weight, block.dwconv.bias, weight1, bias1, weight2, bias2, grn_gamma,
+                dilation=self.dilation[0], eps=self.eps, grn_eps=self.grn_eps or 0.0,
             )  # fmt: skip
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 """prepare_for_inference: the same maps, from folded weights, and the original as it was."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from torch import nn
 
 import convnext_backbones
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier, ConvNeXtV2, prepare_for_inference
+from convnext_backbones.convnext import Block
 from convnext_backbones.errors import UserError
+from convnext_backbones.inference import PreparedBlock
 from convnext_backbones.kernels import cpu_block
 
 VERSIONS = pytest.mark.parametrize("version", [ConvNeXt, ConvNeXtV2])
@@ -129,6 +132,90 @@ def test_what_the_network_refuses_the_prepared_one_refuses():
     ]:
         with pytest.raises(ValueError, match=words):
             prepared(images)
+
+
+# ---- compiled
+
+WITH_KERNEL = pytest.mark.skipif(
+    cpu_block.why_not() is not None, reason=f"no kernel: {cpu_block.why_not()}"
+)
+
+
+@WITH_KERNEL
+@VERSIONS
+@pytest.mark.parametrize("options", OPTIONS[:3], ids=str)
+def test_the_kernel_is_as_good_as_the_cast_model_for_every_image_size(version, options):
+    model = small(version, **options)
+    prepared = prepare_for_inference(model, torch.bfloat16, compile=True)
+    assert all(block.kernel is not None for stage in prepared.stages for block in stage)
+    for size in [(2, 64, 96), (1, 101, 75), (3, 32, 420), (1, 230, 32)]:
+        assert_no_worse_in_bfloat16(model, prepared, random_images(size[0], 3, *size[1:]))
+
+
+@WITH_KERNEL
+@VERSIONS
+@pytest.mark.parametrize("dim", [8, 24, 40, 96])
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+def test_a_block_by_the_kernel_is_the_block(version, dim, dilation):
+    number = 1 if version is ConvNeXt else 2
+    block = randomised(Block(dim, version=number, dilation=dilation))
+    prepared = PreparedBlock(block, torch.bfloat16, kernel=True)
+    for n, height, width in [(1, 1, 1), (2, 5, 3), (1, 40, 33), (3, 9, 70)]:
+        x = random_images(n, dim, height, width).bfloat16()
+        x = x.contiguous(memory_format=torch.channels_last)
+        reference = in_float64(block, x)
+        plain = copy.deepcopy(block).bfloat16()(x)
+        found = prepared(x)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        error = relative_difference(found, reference)
+        assert error <= 2 * relative_difference(plain, reference)
+
+
+@WITH_KERNEL
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_kernel_takes_the_threads_that_torch_has(threads):
+    model = small(ConvNeXtV2)
+    prepared = prepare_for_inference(model, torch.bfloat16, compile=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_no_worse_in_bfloat16(model, prepared, random_images(2, 3, 101, 75))
+    finally:
+        torch.set_num_threads(before)
+
+
+@WITH_KERNEL
+def test_onednn_multiplies_rightly_after_the_kernel():
+    prepared = prepare_for_inference(small(ConvNeXt), torch.bfloat16, compile=True)
+    x, weight = random_images(64, 96), random_images(32, 96, seed=2)
+    before = nn.functional.linear(x.bfloat16(), weight.bfloat16())
+    prepared(random_images(1, 3, 64, 64))
+    assert torch.equal(nn.functional.linear(x.bfloat16(), weight.bfloat16()), before)
+
+
+def test_without_the_kernel_a_warning_tells_why(monkeypatch):
+    monkeypatch.setattr(cpu_block, "why_not", lambda: "no C++ compiler was found")
+    model = small(ConvNeXt)
+    with pytest.warns(UserWarning, match="torch.compile used: no C\\+\\+ compiler was found"):
+        prepared = prepare_for_inference(model, torch.bfloat16, compile=True)
+    assert all(block.kernel is None for stage in prepared.stages for block in stage)
+
+
+@pytest.mark.slow
+@VERSIONS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torch_compile_gives_the_maps_for_every_image_size(version, dtype, monkeypatch):
+    monkeypatch.setattr(cpu_block, "why_not", lambda: "this is a test")
+    model = small(version)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepared = prepare_for_inference(model, dtype, compile=True)
+        for size in [(2, 64, 96), (1, 101, 75), (1, 128, 64)]:
+            images = random_images(size[0], 3, *size[1:])
+            if dtype == torch.float32:
+                assert_close(prepared(images), in_float64(model, images), FP32)
+            else:
+                assert_no_worse_in_bfloat16(model, prepared, images)
 
 
 # ---- what is not standard stays
