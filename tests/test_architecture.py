@@ -30,6 +30,7 @@ ALLOWED = {
     "imagenet.py": set(),
     "evaluation.py": {"torch", "torchvision", "PIL"},
     "peers.py": {"torch", "torchvision", "timm", "transformers"},
+    "benchmarking.py": {"torch", "matplotlib"},
     "kernels": {"torch", "triton"},
     "checkpoints": {"torch", "numpy", "safetensors", "filelock", "tqdm"},
     "registry.py": {"mmengine"},

@@ -1,0 +1,166 @@
+"""Measure our ConvNeXt against timm, transformers, torchvision and, where found, MMPretrain and the
+official code: same weights, same process, turn about. docs/benchmarks/README.md explains the rows.
+
+    python tools/benchmark.py --quick                       # under 2 minutes on 2 cores
+    python tools/benchmark.py --output docs/benchmarks      # what is committed, about 15 minutes
+    python tools/benchmark.py --only training --versions 2 --sizes 1x224x224 --peers timm
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from convnext_backbones import VARIANTS, create_classifier
+from convnext_backbones import benchmarking as bench
+from convnext_backbones.errors import UserError, exit_with_sentence
+
+PARTS = ("inference", "training", "prepared", "growth", "stream", "start_up")
+QUICK = ("inference, eager fp32", "training, eager fp32", "prepared bf16 / eager fp32")
+# At other sizes than the first one, where --full is not given.
+CROSS_CHECKED = ("inference, eager fp32", "training, eager fp32", "prepared bf16 / eager fp32")
+SIZES = {
+    "cpu": ((1, 512, 512), (1, 224, 224), (1, 800, 1344)),
+    "cuda": ((2, 512, 512), (2, 800, 1344), (1, 224, 224), (64, 224, 224)),
+}
+FULL = ((1, 224, 224), (64, 224, 224), (1, 512, 512), (2, 512, 512), (1, 800, 1344), (2, 800, 1344))
+
+
+def size(text):
+    """An argparse type for 1x512x512."""
+    parts = [int(part) for part in text.split("x")]
+    if len(parts) != 3 or parts[0] < 1 or min(parts[1:]) < 32:
+        raise ValueError
+    return tuple(parts)
+
+
+def positive(text):
+    """An argparse type for a whole number from 1 on."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+size.__name__, positive.__name__ = "size (BATCHxHEIGHTxWIDTH, 32 or more)", "number (1 or more)"
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--quick", action="store_true", help="the main figures")
+    extent.add_argument("--full", action="store_true", help="every contest at every size: hours")
+    parser.add_argument("--arch", default="tiny", help="a size of the variants, tiny by default")
+    parser.add_argument("--versions", type=int, nargs="+", choices=(1, 2), default=[1, 2])
+    parser.add_argument("--sizes", type=size, nargs="+", metavar="NxHxW", help="e.g. 1x512x512")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="leave the others out")
+    parser.add_argument("--peers", nargs="+", metavar="PEER", help="all that can be imported")
+    parser.add_argument("--finalists", type=positive, help="peers that run on after the trial")
+    parser.add_argument("--rounds", type=positive, default=7, help="calls of each, 7 by default")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=positive, help="of the CPU; PyTorch's choice by default")
+    parser.add_argument("--output", type=Path, help="folder for the results, tables and plots")
+    return parser.parse_args()
+
+
+def model_name(arch, version):
+    name = f"convnext{'v2' if version == 2 else ''}_{arch}"
+    if name not in VARIANTS:
+        sizes = sorted({v.size for v in VARIANTS.values() if v.version == version})
+        raise UserError(
+            f"there is no ConvNeXt V{version} {arch!r}; choose out of {', '.join(sizes)}"
+        )
+    return name
+
+
+def contests_to_run(args, parts, size, sizes):
+    """Titles of the contests at one size."""
+    titles = [title for title, contest in bench.CONTESTS.items() if contest.group in parts]
+    if args.quick:
+        return [title for title in titles if title in QUICK]
+    if not args.full and size != sizes[0]:
+        return [title for title in titles if title in CROSS_CHECKED]
+    return titles
+
+
+def measure(args, results):
+    """Fill in the results, printing each row as it comes."""
+    parts = args.only or PARTS
+    device = torch.device(args.device)
+    default = FULL if args.full else SIZES[args.device][: 1 if args.quick else None]
+    sizes = args.sizes or default
+    finalists = args.finalists or (1 if args.quick else None if args.full else 2)
+    results["machine"] |= {"speeds": bench.machine_speed(device)}
+    for version in args.versions:
+        name = model_name(args.arch, version)
+        ours = bench.fill_randomly(create_classifier(name)).to(device)
+        peers, left_out = bench.available_peers(args.peers, ours)
+        for peer, reason in left_out.items():
+            print(f"V{version}: {peer} is left out: {reason}")
+            results["left_out"][f"V{version} {peer}"] = reason
+        best = peers[0], "NCHW"
+        for size in sizes:
+            for title in contests_to_run(args, parts, size, sizes):
+                row = {"version": version, "arch": args.arch, "contest": title, "size": list(size)}
+                try:
+                    row |= bench.run_contest(
+                        title, ours, peers, size, rounds=args.rounds, finalists=finalists
+                    )
+                except bench.NotPreparedError as error:
+                    row["skipped"] = str(error)
+                results["contests"].append(row)
+                print(bench.as_text(bench.contest_table({"contests": [row]})[1:]), flush=True)
+                torch.compiler.reset()
+                if title == "inference, eager fp32" and size == sizes[0]:
+                    best = row["best_key"], row["layouts"][row["best_peer"]]
+        if "growth" in parts:
+            print(f"V{version}: growth", flush=True)
+            rounds = 3 if args.quick else args.rounds
+            growth = bench.measure_growth(
+                ours, best[0], layout=best[1], rounds=rounds, compiled=not args.quick
+            )
+            results["growth"][str(version)] = {"model": name} | growth
+        if "stream" in parts and not args.quick:
+            print(f"V{version}: stream of varying shapes", flush=True)
+            results["stream"][str(version)] = bench.measure_stream(
+                ours, best[0], layout=best[1], shapes=bench.STREAM[: None if args.full else 8]
+            )
+        if "start_up" in parts:
+            results["start_up"][name] = bench.measure_start_up(
+                name, () if args.quick else peers, processes=1 if args.quick else 3
+            )
+
+
+def main():
+    args = parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("this machine has no CUDA device that PyTorch can use; leave out --device")
+    for version in args.versions:
+        model_name(args.arch, version)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    results = {
+        "command": shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]]),
+        "machine": bench.describe_machine(torch.device(args.device)),
+        "contests": [],
+        "growth": {},
+        "stream": {},
+        "start_up": {},
+        "left_out": {},
+    }
+    measure(args, results)
+    print()
+    print(bench.as_text(bench.contest_table(results)))
+    print()
+    print(bench.as_text(bench.figure_table(results)))
+    if args.output:
+        for path in bench.write(results, args.output):
+            print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    with exit_with_sentence():
+        main()
