@@ -197,3 +197,18 @@ def test_two_cpu_processes_train_together(folder):
     )  # fmt: skip
     assert printed.returncode == 0, (printed.stdout + printed.stderr)[-3000:]
     assert printed.stdout.count("mIoU (%)") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "least"),
+    [
+        ("ade20k_upernet_convnext_t", {"mIoU (%)": 80}),
+        ("ade20k_mask2former_convnextv2_t", {"mIoU (%)": 80}),
+        ("coco_mask_rcnn_convnextv2_atto", {"box AP50": 0.5, "mask AP50": 0.5}),
+    ],
+)
+def test_three_kinds_of_config_learn_the_sample_data(config, least, folder):
+    """Minutes each; README (What was measured) has what they reach, a constant answer under 20 %."""
+    metrics = table(tool(folder, "train", f"configs/{config}.py", "--sample", "--work-dir", config))
+    assert all(float(metrics[name]) >= score for name, score in least.items()), metrics
