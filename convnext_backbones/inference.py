@@ -115,9 +115,9 @@ def _prepare(trunk: Trunk, dtype: torch.dtype, compile: bool, capture: bool) -> 
     for i, layer in enumerate(trunk.downsample_layers):
         parts = (LayerNorm2d, nn.Conv2d)
         if i == 0 and _is_standard(layer, nn.Sequential, parts):
-            trunk.downsample_layers[0] = _Stem(layer, dtype)
+            trunk.downsample_layers[0] = _Stem(layer, dtype, kernel=kernel)
         elif i > 0 and _is_standard(layer, Downsample, parts):
-            trunk.downsample_layers[i] = _Downsample(layer, dtype)
+            trunk.downsample_layers[i] = _Downsample(layer, dtype, kernel=kernel)
         else:
             trunk.downsample_layers[i] = _Plain(layer, dtype, outside)
     block_parts = (nn.Conv2d, nn.LayerNorm, nn.Linear, nn.GELU, GRN, DropPath)
@@ -168,12 +168,11 @@ class _Prepared:
         )
         check_images(images, stem, self.feature_strides[len(self.stages)])
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            x = images.to(self._dtype).contiguous(memory_format=torch.channels_last)
             if image_sizes is None:
-                maps = self._sequence(x)
+                maps = self._sequence(images)
             else:
                 strides = self.feature_strides[1 : len(self.stages) + 1]
-                maps = self._maps(x, inside_masks(images, image_sizes, strides))
+                maps = self._maps(images, inside_masks(images, image_sizes, strides))
         return _InDtype(maps, self._takes.dtype)
 
     def _unmasked_maps(self, x: Tensor) -> list[Tensor]:
@@ -272,24 +271,34 @@ class _Plain(nn.Module):
         self.dtype, self.outside = dtype, outside
 
     def forward(self, x: Tensor, *inside: Tensor | None) -> Tensor:
-        return self.module(x.to(self.outside), *inside).to(self.dtype)
+        x = x.to(self.outside).contiguous(memory_format=torch.channels_last)
+        return self.module(x, *inside).to(self.dtype)
 
 
 class _Stem(nn.Module):
-    def __init__(self, stem: nn.Sequential, dtype: torch.dtype):
+    def __init__(self, stem: nn.Sequential, dtype: torch.dtype, *, kernel: bool):
         super().__init__()
         self.conv, self.norm = stem
+        self.kernel = None
+        if kernel:
+            self.kernel = cpu_block.CpuStem(
+                self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias,
+                eps=self.norm.eps,
+            )  # fmt: skip
         self.conv = self.conv.to(dtype=dtype, memory_format=torch.channels_last)
         self.norm = self.norm.to(dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
+        if self.kernel is not None and images.device.type == "cpu":
+            return self.kernel(images)
+        x = images.to(self.conv.weight.dtype).contiguous(memory_format=torch.channels_last)
         return self.norm(self.conv(x))
 
 
 class _Downsample(nn.Module):
     """Downsample with LayerNorm's affine in the convolution, where it pads no zeros before it."""
 
-    def __init__(self, layer: Downsample, dtype: torch.dtype):
+    def __init__(self, layer: Downsample, dtype: torch.dtype, *, kernel: bool):
         super().__init__()
         norm, conv = layer
         self.pad, self.eps = layer.pad, norm.eps
@@ -302,11 +311,16 @@ class _Downsample(nn.Module):
             self.norm_weight = self.norm_bias = None
             bias = bias + weight.sum((2, 3)) @ norm.bias.double()
             weight = weight * norm.weight.double()[:, None, None]
+        self.kernel = None
+        if kernel and not self.pad and self.stride == (2, 2) and conv.kernel_size == (2, 2):
+            self.kernel = cpu_block.CpuDownsample(weight, bias, eps=self.eps)
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias.to(dtype))
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        if self.kernel is not None and x.device.type == "cpu":  # stride 2 sees no padding
+            return self.kernel(x)
         x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC
         x = F.layer_norm(x, x.shape[-1:], self.norm_weight, self.norm_bias, self.eps)
         x = x.permute(0, 3, 1, 2)  # NHWC -> NCHW

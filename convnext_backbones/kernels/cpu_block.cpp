@@ -31,6 +31,8 @@ constexpr int64_t KERNEL = 7;
 constexpr int64_t STRIP = 8;           // positions of a row that are convolved together
 constexpr int64_t TILE_POSITIONS = 256;
 constexpr int64_t TILE_WIDTH = 32;
+constexpr int64_t FEW_STEPS = 6;       // too few to do something else beside them
+constexpr int64_t SPLIT_FROM = 256;    // channels: 1 MB of weights
 
 int64_t up(int64_t a, int64_t to) { return (a + to - 1) / to * to; }
 int64_t cut(int64_t a, int64_t by) { return (a + by - 1) / by; }
@@ -64,6 +66,9 @@ inline __m512 load(const bf16* p, __mmask16 mask) {
   return _mm512_castsi512_ps(
       _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p)), 16));
 }
+inline __mmask16 remaining(int64_t channels) {  // a mask of so many, at most 16
+  return channels >= 16 ? 0xFFFF : channels <= 0 ? 0 : (1 << channels) - 1;
+}
 inline void store(bf16* p, __m512 x) {
   _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(x));
 }
@@ -85,18 +90,33 @@ struct Gelu {
         -5.644131784e-06f, 2.433587084e-07f, -6.897310952e-09f, 1.144476881e-10f, -8.368674689e-13f};
     for (int i = 0; i < 10; i++) p[i] = _mm512_set1_ps(c[i]);
   }
-  inline __m512 operator()(__m512 x) const {
-    const __m512 t = _mm512_range_ps(x, limit, 2);  // the smaller magnitude, with x's sign
-    const __m512 u = _mm512_mul_ps(t, t);
-    __m512 y = p[9];
-#pragma GCC unroll 9
-    for (int i = 8; i >= 0; i--) y = _mm512_fmadd_ps(y, u, p[i]);
-    return _mm512_mul_ps(x, _mm512_fmadd_ps(y, t, half));
+  // Of several vectors at once, step by step: the chain of one would leave the units waiting.
+  template <int N>
+  inline void operator()(__m512 (&x)[N]) const {
+    __m512 t[N], u[N], y[N];
+#pragma GCC unroll 8
+    for (int j = 0; j < N; j++) {
+      t[j] = _mm512_range_ps(x[j], limit, 2);  // the smaller magnitude, with x's sign
+      u[j] = _mm512_mul_ps(t[j], t[j]);
+      y[j] = _mm512_fmadd_ps(p[9], u[j], p[8]);
+    }
+#pragma GCC unroll 8
+    for (int i = 7; i >= 0; i--) {
+#pragma GCC unroll 8
+      for (int j = 0; j < N; j++) y[j] = _mm512_fmadd_ps(y[j], u[j], p[i]);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < N; j++) x[j] = _mm512_mul_ps(x[j], _mm512_fmadd_ps(y[j], t[j], half));
   }
 };
 
-// 32 x 32 sums of a row of activation blocks with a column of weight blocks.
-inline void multiply(const bf16* a, const bf16* w, int64_t steps, float* sums) {
+// 32 x 32 sums of a row of activation blocks with a column of weight blocks. Meanwhile `finish(r)`
+// is called for each of `rows` rows (or pairs) of the sums before these, as AMX leaves the vector units free.
+template <class Finish>
+inline void multiply(const bf16* a, const bf16* w, int64_t steps, float* sums, int64_t rows,
+                     const Finish& finish) {
+  const int64_t share = steps < FEW_STEPS ? 0 : cut(rows, steps);
+  int64_t row = 0;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -110,7 +130,9 @@ inline void multiply(const bf16* a, const bf16* w, int64_t steps, float* sums) {
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
+    for (const int64_t end = std::min(rows, row + share); row < end; row++) finish(row);
   }
+  for (; row < rows; row++) finish(row);
   _tile_stored(0, sums, B * 4);
   _tile_stored(1, sums + 16, B * 4);
   _tile_stored(2, sums + 16 * B, B * 4);
@@ -144,6 +166,74 @@ struct Grid {
   }
 };
 
+// y[places] = a w + bias [+ shortcut[places]], the columns of blocks from `first` to `last` of c
+// channels. a: activation blocks of `positions` rows and `steps` columns of blocks.
+template <bool ADD>
+void linear(int64_t positions, const bf16* a, int64_t steps, const bf16* w, const float* bias,
+            int64_t c, int64_t first, int64_t last, const int64_t* places, const bf16* shortcut,
+            bf16* y, float* sums) {
+  const int64_t count = cut(positions, B);
+  for (int64_t p = first; p < last; p++) {
+    const __mmask16 mask0 = remaining(c - p * B), mask1 = remaining(c - p * B - 16);
+    const __m512 low = _mm512_loadu_ps(bias + p * B), high = _mm512_loadu_ps(bias + p * B + 16);
+    const float* from = sums;
+    const int64_t* where = places;
+    const auto finish = [&](int64_t i) __attribute__((always_inline)) {
+      const int64_t at = where[i] + p * B;
+      __m512 s0 = _mm512_add_ps(_mm512_load_ps(from + i * B), low);
+      __m512 s1 = _mm512_add_ps(_mm512_load_ps(from + i * B + 16), high);
+      if (ADD) s0 = _mm512_add_ps(s0, load(shortcut + at, mask0));
+      store(y + at, s0, mask0);
+      if (mask1) {
+        if (ADD) s1 = _mm512_add_ps(s1, load(shortcut + at + 16, mask1));
+        store(y + at + 16, s1, mask1);
+      }
+    };
+    for (int64_t m = 0; m < count; m++) {
+      for (int64_t i = m * B; i < std::min(positions, (m + 1) * B); i++) {
+        if (ADD) __builtin_prefetch(shortcut + places[i] + p * B, 0);
+        __builtin_prefetch(y + places[i] + p * B, 1);
+      }
+      multiply(a + m * steps * BLOCK, w + p * steps * BLOCK, steps, sums + m % 2 * BLOCK,
+               m ? B : 0, finish);
+      from = sums + m % 2 * BLOCK;
+      where = places + m * B;
+    }
+    for (int64_t i = 0; i < positions - (count - 1) * B; i++) finish(i);
+  }
+}
+
+bf16* row_of(bf16* a, int64_t m, int64_t steps) {
+  return a + m / B * steps * BLOCK + m % B * B;
+}
+
+// The mean and the inverse deviation of c values in k blocks; those from c on are zero.
+struct Statistics {
+  __m512 mean, scale;
+  Statistics(const bf16* row, int64_t c, int64_t k, int64_t stride, float eps) {
+    __m512 sum0 = _mm512_setzero_ps(), sum1 = sum0;
+    for (int64_t i = 0; i < k; i++) {
+      sum0 = _mm512_add_ps(sum0, load(row + i * stride));
+      sum1 = _mm512_add_ps(sum1, load(row + i * stride + 16));
+    }
+    const float m = _mm512_reduce_add_ps(_mm512_add_ps(sum0, sum1)) / c;
+    mean = _mm512_set1_ps(m);
+    sum0 = sum1 = _mm512_setzero_ps();
+    for (int64_t i = 0; i < k; i++) {
+      const __m512 low = _mm512_sub_ps(load(row + i * stride), mean);
+      const __m512 high = _mm512_sub_ps(load(row + i * stride + 16), mean);
+      sum0 = _mm512_fmadd_ps(low, low, sum0);
+      sum1 = _mm512_fmadd_ps(high, high, sum1);
+    }
+    const float squares = _mm512_reduce_add_ps(_mm512_add_ps(sum0, sum1));
+    const float variance = std::max(0.0f, squares - (k * B - c) * m * m) / c;
+    scale = _mm512_set1_ps(1.0f / std::sqrt(variance + eps));
+  }
+  __m512 operator()(__m512 x, __mmask16 mask) const {
+    return _mm512_maskz_mul_ps(mask, _mm512_sub_ps(x, mean), scale);
+  }
+};
+
 struct Block {
   const bf16* x;  // (N, H, W, C)
   bf16* y;
@@ -157,7 +247,6 @@ struct Block {
   const float* wide2;  // V2: weight2 in float32, in the same order
   const float* gamma;  // V2
   float grn_eps;
-  const Gelu gelu;
   int64_t steps() const { return cut(c, B); }
   int64_t hidden() const { return 4 * c / B; }
 
@@ -167,7 +256,7 @@ struct Block {
     const int64_t seen_width = up(t.columns, STRIP) + 2 * reach;
     for (int64_t chunk = 0; chunk < cut(c, 16); chunk++) {
       const int64_t first = chunk * 16;
-      const __mmask16 mask = c - first >= 16 ? 0xFFFF : (1 << (c - first)) - 1;
+      const __mmask16 mask = remaining(c - first);
       for (int64_t r = 0; r < t.rows + 2 * reach; r++) {
         float* to = seen + r * seen_width * 16;
         const int64_t row = t.row + r - reach;
@@ -195,6 +284,19 @@ struct Block {
           for (int64_t ky = 0; ky < KERNEL; ky++) {
             const float* s = seen + ((r + ky * dilation) * seen_width + column) * 16;
             const float* taps = w + ky * KERNEL * 16;
+            if (dilation == 1) {  // each value is read once
+              __m512 tap[KERNEL];
+#pragma GCC unroll 7
+              for (int i = 0; i < KERNEL; i++) tap[i] = _mm512_loadu_ps(taps + i * 16);
+#pragma GCC unroll 14
+              for (int j = 0; j < STRIP + KERNEL - 1; j++) {
+                const __m512 value = _mm512_load_ps(s + j * 16);
+#pragma GCC unroll 8
+                for (int i = 0; i < STRIP; i++)
+                  if (j - i >= 0 && j - i < KERNEL) sum[i] = _mm512_fmadd_ps(value, tap[j - i], sum[i]);
+              }
+              continue;
+            }
             for (int64_t kx = 0; kx < KERNEL; kx++, s += dilation * 16) {
               const __m512 tap = _mm512_loadu_ps(taps + kx * 16);
 #pragma GCC unroll 8
@@ -217,69 +319,63 @@ struct Block {
     }
   }
 
-  static bf16* row_of(bf16* a, int64_t m, int64_t steps) {
-    return a + m / B * steps * BLOCK + m % B * B;
-  }
-
   // LayerNorm without its affine; padded channels stay zero.
   void normalise(int64_t positions, bf16* a) const {
-    const int64_t k = steps();
     for (int64_t m = 0; m < positions; m++) {
-      bf16* row = row_of(a, m, k);
-      __m512 sum0 = _mm512_setzero_ps(), sum1 = sum0;
-      for (int64_t i = 0; i < k; i++) {
-        sum0 = _mm512_add_ps(sum0, load(row + i * BLOCK));
-        sum1 = _mm512_add_ps(sum1, load(row + i * BLOCK + 16));
-      }
-      const float mean = _mm512_reduce_add_ps(_mm512_add_ps(sum0, sum1)) / c;
-      const __m512 centre = _mm512_set1_ps(mean);
-      sum0 = sum1 = _mm512_setzero_ps();
-      for (int64_t i = 0; i < k; i++) {
-        const __m512 low = _mm512_sub_ps(load(row + i * BLOCK), centre);
-        const __m512 high = _mm512_sub_ps(load(row + i * BLOCK + 16), centre);
-        sum0 = _mm512_fmadd_ps(low, low, sum0);
-        sum1 = _mm512_fmadd_ps(high, high, sum1);
-      }
-      // the padded channels are zero: each added mean^2
-      const float squares = _mm512_reduce_add_ps(_mm512_add_ps(sum0, sum1));
-      const float variance = std::max(0.0f, squares - (k * B - c) * mean * mean) / c;
-      const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(variance + eps));
-      for (int64_t i = 0; i < k; i++) {
-        const int64_t left = c - i * B;  // channels from here on
-        const __mmask16 low = left >= 16 ? 0xFFFF : (1 << left) - 1;
-        const __mmask16 high = left >= 32 ? 0xFFFF : left <= 16 ? 0 : (1 << (left - 16)) - 1;
+      bf16* row = row_of(a, m, steps());
+      const Statistics norm(row, c, steps(), BLOCK, eps);
+      for (int64_t i = 0; i < steps(); i++) {
         bf16* p = row + i * BLOCK;
-        store(p, _mm512_maskz_mul_ps(low, _mm512_sub_ps(load(p), centre), scale),
-              _mm512_maskz_mul_ps(high, _mm512_sub_ps(load(p + 16), centre), scale));
+        store(p, norm(load(p), remaining(c - i * B)), norm(load(p + 16), remaining(c - i * B - 16)));
       }
     }
   }
 
-  // pwconv1 and GELU of a tile; adds the squares of each channel to `energy`, if any.
-  void expand(int64_t positions, const bf16* a, bf16* h, float* sums, float* energy) const {
-    for (int64_t p = 0; p < hidden(); p++) {
+  // pwconv1 and GELU of a tile, its columns of blocks from `first` to `last`; adds the squares of
+  // each channel to `energy`, if any.
+  template <bool GRN>
+  void expand(int64_t positions, const bf16* a, bf16* h, float* sums, float* energy, int64_t first,
+              int64_t last) const {
+    const int64_t count = cut(positions, B);
+    const Gelu gelu;
+    for (int64_t p = first; p < last; p++) {
       const __m512 low = _mm512_loadu_ps(bias1 + p * B), high = _mm512_loadu_ps(bias1 + p * B + 16);
-      __m512 energy0 = _mm512_setzero_ps(), energy1 = energy0;
-      for (int64_t m = 0; m < cut(positions, B); m++) {
-        multiply(a + m * steps() * BLOCK, weight1 + p * steps() * BLOCK, steps(), sums);
-        bf16* to = h + (m * hidden() + p) * BLOCK;
-        const int64_t valid = std::min(B, positions - m * B);
-        if (energy) {
-          for (int64_t r = 0; r < valid; r++) {
-            const __m512 g0 = gelu(_mm512_add_ps(_mm512_load_ps(sums + r * B), low));
-            const __m512 g1 = gelu(_mm512_add_ps(_mm512_load_ps(sums + r * B + 16), high));
-            energy0 = _mm512_fmadd_ps(g0, g0, energy0);
-            energy1 = _mm512_fmadd_ps(g1, g1, energy1);
-            store(to + r * B, g0, g1);
-          }
-        } else {
-#pragma GCC unroll 2
-          for (int64_t r = 0; r < valid; r++)
-            store(to + r * B, gelu(_mm512_add_ps(_mm512_load_ps(sums + r * B), low)),
-                  gelu(_mm512_add_ps(_mm512_load_ps(sums + r * B + 16), high)));
+      __m512 energy0 = _mm512_setzero_ps(), energy1 = energy0, energy2 = energy0,
+             energy3 = energy0;
+      const float* from = sums;
+      bf16* to = h;
+      const auto finish = [&](int64_t pair) __attribute__((always_inline)) {  // of rows
+        const float* s = from + pair * 2 * B;
+        __m512 g[4] = {_mm512_add_ps(_mm512_load_ps(s), low),
+                       _mm512_add_ps(_mm512_load_ps(s + 16), high),
+                       _mm512_add_ps(_mm512_load_ps(s + B), low),
+                       _mm512_add_ps(_mm512_load_ps(s + B + 16), high)};
+        gelu(g);
+        if (GRN) {
+          energy0 = _mm512_fmadd_ps(g[0], g[0], energy0);
+          energy1 = _mm512_fmadd_ps(g[1], g[1], energy1);
+          energy2 = _mm512_fmadd_ps(g[2], g[2], energy2);
+          energy3 = _mm512_fmadd_ps(g[3], g[3], energy3);
         }
+        store(to + pair * 2 * B, g[0], g[1]);
+        store(to + pair * 2 * B + B, g[2], g[3]);
+      };
+      for (int64_t m = 0; m < count; m++) {
+        multiply(a + m * steps() * BLOCK, weight1 + p * steps() * BLOCK, steps(),
+                 sums + m % 2 * BLOCK, m ? B / 2 : 0, finish);
+        from = sums + m % 2 * BLOCK;
+        to = h + (m * hidden() + p) * BLOCK;
       }
-      if (energy) {
+      const int64_t rest = positions - (count - 1) * B;
+      if (rest % 2) {  // a row beyond the tile has no energy
+        float* beyond = sums + (count - 1) % 2 * BLOCK + rest * B;
+        _mm512_store_ps(beyond, _mm512_sub_ps(_mm512_setzero_ps(), low));
+        _mm512_store_ps(beyond + 16, _mm512_sub_ps(_mm512_setzero_ps(), high));
+      }
+      for (int64_t pair = 0; pair < cut(rest, 2); pair++) finish(pair);
+      if (GRN) {
+        energy0 = _mm512_add_ps(energy0, energy2);
+        energy1 = _mm512_add_ps(energy1, energy3);
         float* e = energy + p * B;
         _mm512_storeu_ps(e, _mm512_add_ps(_mm512_loadu_ps(e), energy0));
         _mm512_storeu_ps(e + 16, _mm512_add_ps(_mm512_loadu_ps(e + 16), energy1));
@@ -287,30 +383,15 @@ struct Block {
     }
   }
 
-  // pwconv2 of a tile and the residual sum.
-  void project(const Tile& t, const bf16* h, const bf16* w, float* sums) const {
-    for (int64_t p = 0; p < steps(); p++) {
-      const int64_t left = c - p * B;
-      const __mmask16 mask0 = left >= 16 ? 0xFFFF : (1 << left) - 1;
-      const __mmask16 mask1 = left >= 32 ? 0xFFFF : left <= 16 ? 0 : (1 << (left - 16)) - 1;
-      const __m512 low = _mm512_loadu_ps(bias2 + p * B), high = _mm512_loadu_ps(bias2 + p * B + 16);
-      for (int64_t m = 0; m < cut(t.positions(), B); m++) {
-        multiply(h + m * hidden() * BLOCK, w + p * hidden() * BLOCK, hidden(), sums);
-        const int64_t valid = std::min(B, t.positions() - m * B);
-        int64_t r = m * B / t.columns, column = m * B % t.columns;
-        for (int64_t i = 0; i < valid; i++) {
-          const int64_t at =
-              (((t.n * height + t.row + r) * width) + t.column + column) * c + p * B;
-          if (++column == t.columns) column = 0, r++;
-          __m512 s = _mm512_add_ps(_mm512_load_ps(sums + i * B), low);
-          store(y + at, _mm512_add_ps(s, load(x + at, mask0)), mask0);
-          if (mask1) {
-            s = _mm512_add_ps(_mm512_load_ps(sums + i * B + 16), high);
-            store(y + at + 16, _mm512_add_ps(s, load(x + at + 16, mask1)), mask1);
-          }
-        }
-      }
-    }
+  // pwconv2 of a tile and the residual sum, its columns of blocks from `first` to `last`.
+  void project(const Tile& t, const bf16* h, const bf16* w, float* sums, int64_t first,
+               int64_t last) const {
+    int64_t places[TILE_POSITIONS];
+    int64_t* place = places;
+    for (int64_t r = t.row; r < t.row + t.rows; r++)
+      for (int64_t i = 0; i < t.columns; i++)
+        *place++ = ((t.n * height + r) * width + t.column + i) * c;
+    linear<true>(t.positions(), h, hidden(), w, bias2, c, first, last, places, x, y, sums);
   }
 };
 
@@ -343,7 +424,7 @@ int convnext_block(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t wi
                    const bf16* weight1, const float* bias1, const bf16* weight2, const float* bias2,
                    const float* wide2, const float* gamma, float grn_eps) {
   const Block block{x,       y,     n,       height, width, c,     dilation, depthwise,
-                    depthwise_bias, eps, weight1, bias1, weight2, bias2, wide2, gamma, grn_eps, {}};
+                    depthwise_bias, eps, weight1, bias1, weight2, bias2, wide2, gamma, grn_eps};
   const std::lock_guard<std::mutex> guard(workspace.mutex);
   const int64_t threads = omp_get_max_threads();
   const Grid grid(n, height, width, threads);
@@ -351,45 +432,68 @@ int convnext_block(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t wi
   const bool grn = gamma != nullptr;
   const int64_t channels = 4 * c;
 
-  // per thread: what is seen, the normed tile, sums, and in V1 the tile of 4C channels
+  // Where the weights fill a cache, each thread takes one half of the columns for many tiles.
+  const bool split = c >= SPLIT_FROM;
+  const int64_t parts = split ? 2 : 1;
+
   const int64_t seen_bytes =
       (grid.rows + 2 * reach) * (up(grid.columns, STRIP) + 2 * reach) * 64;
   const int64_t a_bytes = grid.blocks() * block.steps() * BLOCK * 2;
   const int64_t h_bytes = grid.blocks() * block.hidden() * BLOCK * 2;
-  const int64_t own = up(seen_bytes + a_bytes + BLOCK * 4 + (grn ? 0 : h_bytes), 4096);
-  // shared, in V2: the whole map of 4C channels, the energies of each thread, scaled weights
-  const int64_t energy_bytes = up(n * channels * 4, 64);
+  const int64_t energy_bytes = grn ? up(n * channels * 4, 64) : 0;
   const int64_t weight_values = block.steps() * block.hidden() * BLOCK;
-  int64_t shared = 0;
-  if (grn) shared = grid.count() * h_bytes + threads * energy_bytes + n * weight_values * 2;
-  char* memory = workspace.at_least(threads * own + shared);
+  // one for each tile that is kept, else one for each thread
+  const int64_t a_count = split ? grid.count() : threads;
+  const int64_t h_count = split || grn ? grid.count() : threads;
+  const int64_t own = up(seen_bytes, 64) + 2 * BLOCK * 4 + energy_bytes;
+  char* memory = workspace.at_least(a_count * a_bytes + h_count * h_bytes + threads * own +
+                                    (grn ? n * weight_values * 2 : 0));
   if (!memory) return 1;
-  bf16* map = (bf16*)(memory + threads * own);
-  float* energies = (float*)((char*)map + grid.count() * h_bytes);
-  bf16* weights = (bf16*)((char*)energies + threads * energy_bytes);
+  bf16* const all_a = (bf16*)memory;
+  bf16* const all_h = all_a + a_count * a_bytes / 2;
+  bf16* const weights = all_h + h_count * h_bytes / 2;
+  char* const owned = (char*)(weights + (grn ? n * weight_values : 0));
+  float* const energies = (float*)(owned + threads * (own - energy_bytes));
 
 #pragma omp parallel num_threads(threads)
   {
     const int64_t thread = omp_get_thread_num();
     const Amx amx;
-    char* mine = memory + thread * own;
-    float* seen = (float*)mine;
-    bf16* a = (bf16*)(mine + seen_bytes);
-    float* sums = (float*)(mine + seen_bytes + a_bytes);
-    bf16* h = (bf16*)(mine + seen_bytes + a_bytes + BLOCK * 4);
+    float* sums = (float*)(owned + thread * (own - energy_bytes));
+    float* seen = sums + 2 * BLOCK;
     float* energy = (float*)((char*)energies + thread * energy_bytes);
     if (grn) std::memset(energy, 0, energy_bytes);
+    const auto expand = [&](int64_t i, const bf16* a, bf16* h, int64_t part) {
+      const int64_t first = block.hidden() * part / parts;
+      const int64_t last = block.hidden() * (part + 1) / parts;
+      const Tile tile = grid[i];
+      if (grn)
+        block.expand<true>(tile.positions(), a, h, sums, energy + tile.n * channels, first, last);
+      else
+        block.expand<false>(tile.positions(), a, h, sums, nullptr, first, last);
+    };
+    const auto project = [&](int64_t i, const bf16* h, int64_t part) {
+      const Tile tile = grid[i];
+      const bf16* w = grn ? weights + tile.n * weight_values : weight2;
+      block.project(tile, h, w, sums, block.steps() * part / parts,
+                    block.steps() * (part + 1) / parts);
+    };
+
 #pragma omp for schedule(dynamic)
     for (int64_t i = 0; i < grid.count(); i++) {
       const Tile tile = grid[i];
+      bf16* a = all_a + (split ? i : thread) * a_bytes / 2;
+      bf16* h = all_h + (grn ? i : thread) * h_bytes / 2;
       block.convolve(tile, a, seen);
       block.normalise(tile.positions(), a);
-      if (grn) {
-        block.expand(tile.positions(), a, map + i * h_bytes / 2, sums, energy + tile.n * channels);
-      } else {
-        block.expand(tile.positions(), a, h, sums, nullptr);
-        block.project(tile, h, weight2, sums);
-      }
+      if (!split) expand(i, a, h, 0);
+      if (!split && !grn) project(i, h, 0);
+    }
+    if (split) {
+#pragma omp for schedule(static) collapse(2)
+      for (int64_t part = 0; part < parts; part++)
+        for (int64_t i = 0; i < grid.count(); i++)
+          expand(i, all_a + i * a_bytes / 2, all_h + i * h_bytes / 2, part);
     }
     if (grn) {
       // the factors 1 + gamma * norm / mean, into the first thread's energies
@@ -424,10 +528,115 @@ int convnext_block(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t wi
           }
         }
       }
+    }
+    if (split || grn) {
+#pragma omp for schedule(static) collapse(2)
+      for (int64_t part = 0; part < parts; part++)
+        for (int64_t i = 0; i < grid.count(); i++) project(i, all_h + i * h_bytes / 2, part);
+    }
+  }
+  return 0;
+}
+
+// LayerNorm without affine and a 2x2 convolution of stride 2: (N, H, W, C) to (N, H/2, W/2, out).
+int convnext_downsample(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t width, int64_t c,
+                        int64_t out, float eps, const bf16* weight, const float* bias) {
+  const std::lock_guard<std::mutex> guard(workspace.mutex);
+  const int64_t threads = omp_get_max_threads(), steps = cut(c, B);
+  const int64_t down = height / 2, across = width / 2, total = n * down * across;
+  const int64_t share = up(std::min(TILE_POSITIONS, cut(total, threads)), B);
+  const int64_t a_bytes = share * 4 * steps * B * 2, own = a_bytes + 2 * BLOCK * 4;
+  char* memory = workspace.at_least(threads * own);
+  if (!memory) return 1;
+#pragma omp parallel num_threads(threads)
+  {
+    const Amx amx;
+    bf16* a = (bf16*)(memory + omp_get_thread_num() * own);
+    float* sums = (float*)((char*)a + a_bytes);
+    int64_t places[TILE_POSITIONS];
 #pragma omp for schedule(dynamic)
-      for (int64_t i = 0; i < grid.count(); i++) {
-        const Tile tile = grid[i];
-        block.project(tile, map + i * h_bytes / 2, weights + tile.n * weight_values, sums);
+    for (int64_t start = 0; start < total; start += share) {
+      const int64_t positions = std::min(share, total - start);
+      for (int64_t m = 0; m < positions; m++) {
+        const int64_t at = start + m, image = at / (down * across);
+        const int64_t row = at / across % down * 2, column = at % across * 2;
+        places[m] = at * out;
+        for (int64_t tap = 0; tap < 4; tap++) {
+          const bf16* from =
+              x + ((image * height + row + tap / 2) * width + column + tap % 2) * c;
+          bf16* to = row_of(a, m, 4 * steps) + tap * steps * BLOCK;
+          for (int64_t i = 0; i < steps; i++)
+            store(to + i * BLOCK, load(from + i * B, remaining(c - i * B)),
+                  load(from + i * B + 16, remaining(c - i * B - 16)));
+          const Statistics norm(to, c, steps, BLOCK, eps);
+          for (int64_t i = 0; i < steps; i++) {
+            bf16* p = to + i * BLOCK;
+            store(p, norm(load(p), remaining(c - i * B)),
+                  norm(load(p + 16), remaining(c - i * B - 16)));
+          }
+        }
+      }
+      linear<false>(positions, a, 4 * steps, weight, bias, out, 0, cut(out, B), places, nullptr, y,
+                    sums);
+    }
+  }
+  return 0;
+}
+
+// Convolution of patches and LayerNorm: images (N, C, H, W) in float32 to (N, H/p, W/p, out).
+int convnext_stem(const float* images, bf16* y, int64_t n, int64_t channels, int64_t height,
+                  int64_t width, int64_t patch, int64_t out, const bf16* weight, const float* bias,
+                  const float* norm_weight, const float* norm_bias, float eps) {
+  const std::lock_guard<std::mutex> guard(workspace.mutex);
+  const int64_t threads = omp_get_max_threads();
+  const int64_t values = channels * patch * patch, steps = cut(values, B), k = cut(out, B);
+  const int64_t down = height / patch, across = width / patch, total = n * down * across;
+  const int64_t share = up(std::min(TILE_POSITIONS, cut(total, threads)), B);
+  const int64_t a_bytes = share * steps * B * 2, row_bytes = share * k * B * 2;
+  const int64_t patch_bytes = up(steps * B * 4, 64);
+  const int64_t own = a_bytes + row_bytes + 2 * BLOCK * 4 + patch_bytes;
+  char* memory = workspace.at_least(threads * own);
+  if (!memory) return 1;
+#pragma omp parallel num_threads(threads)
+  {
+    const Amx amx;
+    bf16* a = (bf16*)(memory + omp_get_thread_num() * own);
+    bf16* rows = a + a_bytes / 2;
+    float* sums = (float*)((char*)rows + row_bytes);
+    float* pixels = sums + 2 * BLOCK;
+    std::memset(pixels, 0, patch_bytes);
+    int64_t places[TILE_POSITIONS];
+#pragma omp for schedule(dynamic)
+    for (int64_t start = 0; start < total; start += share) {
+      const int64_t positions = std::min(share, total - start);
+      for (int64_t m = 0; m < positions; m++) {
+        const int64_t at = start + m, image = at / (down * across);
+        const int64_t row = at / across % down * patch, column = at % across * patch;
+        places[m] = m * k * B;
+        float* to = pixels;
+        for (int64_t channel = 0; channel < channels; channel++) {
+          const float* from =
+              images + ((image * channels + channel) * height + row) * width + column;
+          for (int64_t r = 0; r < patch; r++, from += width, to += patch) {
+            if (patch == 4) _mm_storeu_ps(to, _mm_loadu_ps(from));
+            else std::memcpy(to, from, patch * 4);
+          }
+        }
+        for (int64_t i = 0; i < steps; i++)
+          store(row_of(a, m, steps) + i * BLOCK, _mm512_loadu_ps(pixels + i * B),
+                _mm512_loadu_ps(pixels + i * B + 16));
+      }
+      // All k blocks of channels, so that those beyond `out` become zero: weights and bias are.
+      linear<false>(positions, a, steps, weight, bias, k * B, 0, k, places, nullptr, rows, sums);
+      for (int64_t m = 0; m < positions; m++) {
+        const bf16* row = rows + m * k * B;
+        bf16* to = y + (start + m) * out;
+        const Statistics norm(row, out, k, B, eps);
+        for (int64_t i = 0; i < out; i += 16) {
+          const __mmask16 mask = remaining(out - i);
+          store(to + i, _mm512_fmadd_ps(norm(load(row + i), mask), _mm512_loadu_ps(norm_weight + i),
+                                        _mm512_loadu_ps(norm_bias + i)), mask);
+        }
       }
     }
   }

@@ -1,7 +1,7 @@
-"""A ConvNeXt block in bfloat16 on CPUs with AMX, as one kernel in C++ (cpu_block.cpp).
+"""Stem, downsampling and block in bfloat16 on CPUs with AMX, a kernel each in C++ (cpu_block.cpp).
 
-It is compiled by the system's C++ compiler when it is first asked for, and kept in torch's folder
-of extensions (TORCH_EXTENSIONS_DIR).
+They are compiled by the system's C++ compiler when it is first asked for, and kept in torch's
+folder of extensions (TORCH_EXTENSIONS_DIR).
 """
 
 import ctypes
@@ -90,6 +90,13 @@ def _library() -> ctypes.CDLL:
         *(pointer, pointer, integer, integer, integer, integer, integer, pointer, pointer, real),
         *(pointer, pointer, pointer, pointer, pointer, pointer, real),
     ]
+    library.convnext_downsample.argtypes = [
+        *(pointer, pointer, integer, integer, integer, integer, integer, real, pointer, pointer),
+    ]
+    library.convnext_stem.argtypes = [
+        *(pointer, pointer, integer, integer, integer, integer, integer, integer),
+        *(pointer, pointer, pointer, pointer, real),
+    ]
     if library.convnext_prepare() != 0:
         raise OSError("the system does not let this process use AMX")
     return library
@@ -129,7 +136,7 @@ class CpuBlock(nn.Module):
         wide = grn_gamma is not None
         weight2 = _blocks(weight2)
         self.register_buffer("weight2", weight2.float() if wide else weight2.bfloat16())
-        self.register_buffer("bias2", F.pad(bias2.float(), (0, -self.channels % 32)))
+        self.register_buffer("bias2", _padded(bias2))
         self.register_buffer("grn_gamma", grn_gamma.float() if wide else None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,16 +148,85 @@ class CpuBlock(nn.Module):
             return y
         grn = self.grn_gamma is not None
         weight2 = self.weight2.data_ptr()
-        failed = _library().convnext_block(
+        _run(
+            "convnext_block",
             x.data_ptr(), y.data_ptr(), n, height, width, c, self.dilation,
             self.depthwise.data_ptr(), self.depthwise_bias.data_ptr(), self.eps,
             self.weight1.data_ptr(), self.bias1.data_ptr(),
             None if grn else weight2, self.bias2.data_ptr(), weight2 if grn else None,
             self.grn_gamma.data_ptr() if grn else None, self.grn_eps,
         )  # fmt: skip
-        if failed:
-            raise MemoryError(f"no memory for a map of shape {tuple(x.shape)}")
         return y
+
+
+class CpuDownsample(nn.Module):
+    """LayerNorm without affine and a 2x2 convolution of stride 2.
+
+    Args:
+        weight, bias: (O, C, 2, 2) and (O,).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, *, eps: float):
+        super().__init__()
+        self.out, self.channels = weight.shape[:2]
+        self.eps = eps
+        weight = F.pad(weight.permute(0, 2, 3, 1), (0, -self.channels % 32))
+        self.register_buffer("weight", _blocks(weight.flatten(1)).bfloat16())
+        self.register_buffer("bias", _padded(bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) in bfloat16, channels-last, to (N, O, H // 2, W // 2)."""
+        n, c, height, width = x.shape
+        x = x.contiguous(memory_format=torch.channels_last)
+        y = _empty(n, self.out, height // 2, width // 2)
+        _run(
+            "convnext_downsample", x.data_ptr(), y.data_ptr(), n, height, width, c, self.out,
+            self.eps, self.weight.data_ptr(), self.bias.data_ptr(),
+        )  # fmt: skip
+        return y
+
+
+class CpuStem(nn.Module):
+    """A convolution of patches and LayerNorm.
+
+    Args:
+        weight, bias: (O, C, p, p) and (O,). norm_weight, norm_bias: (O,).
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, norm_weight: Tensor, norm_bias: Tensor, *, eps: float
+    ):
+        super().__init__()
+        self.out, self.patch, self.eps = weight.shape[0], weight.shape[-1], eps
+        self.register_buffer("weight", _blocks(weight.flatten(1)).bfloat16())
+        self.register_buffer("bias", _padded(bias))
+        self.register_buffer("norm_weight", _padded(norm_weight))
+        self.register_buffer("norm_bias", _padded(norm_bias))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, O, H // p, W // p) in bfloat16, channels-last."""
+        n, c, height, width = images.shape
+        images = images.float().contiguous()
+        y = _empty(n, self.out, height // self.patch, width // self.patch)
+        _run(
+            "convnext_stem", images.data_ptr(), y.data_ptr(), n, c, height, width, self.patch,
+            self.out, self.weight.data_ptr(), self.bias.data_ptr(), self.norm_weight.data_ptr(),
+            self.norm_bias.data_ptr(), self.eps,
+        )  # fmt: skip
+        return y
+
+
+def _run(name: str, *arguments) -> None:
+    if getattr(_library(), name)(*arguments):
+        raise MemoryError("there is no memory left for the maps of these images")
+
+
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
+
+
+def _padded(x: Tensor) -> Tensor:
+    return F.pad(x.float(), (0, -len(x) % 32))
 
 
 def _chunks(x: Tensor) -> Tensor:
