@@ -32,7 +32,7 @@ constexpr int64_t STRIP = 8;           // positions of a row that are convolved 
 constexpr int64_t TILE_POSITIONS = 256;
 constexpr int64_t TILE_WIDTH = 32;
 constexpr int64_t FEW_STEPS = 6;       // too few to do something else beside them
-constexpr int64_t SPLIT_FROM = 256;    // channels: 1 MB of weights
+constexpr int64_t SPLIT_FROM = 512;    // channels: 4 MB of weights
 
 int64_t up(int64_t a, int64_t to) { return (a + to - 1) / to * to; }
 int64_t cut(int64_t a, int64_t by) { return (a + by - 1) / by; }
