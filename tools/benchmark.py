@@ -9,6 +9,7 @@ official code: same weights, same process, turn about. docs/benchmarks/README.md
 import argparse
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -17,10 +18,9 @@ from convnext_backbones import VARIANTS, create_classifier
 from convnext_backbones import benchmarking as bench
 from convnext_backbones.errors import UserError, exit_with_sentence
 
+STARTED = time.perf_counter()
 PARTS = ("inference", "training", "prepared", "growth", "stream", "start_up")
-QUICK = ("inference, eager fp32", "training, eager fp32", "prepared bf16 / eager fp32")
-# At other sizes than the first one, where --full is not given.
-CROSS_CHECKED = ("inference, eager fp32", "training, eager fp32", "prepared bf16 / eager fp32")
+MAIN = ("inference, eager fp32", "training, eager fp32", "prepared compiled bf16 / eager fp32")
 SIZES = {
     "cpu": ((1, 512, 512), (1, 224, 224), (1, 800, 1344)),
     "cuda": ((2, 512, 512), (2, 800, 1344), (1, 224, 224), (64, 224, 224)),
@@ -76,13 +76,16 @@ def model_name(arch, version):
     return name
 
 
+def say(line):
+    """With the seconds since the start."""
+    print(f"{time.perf_counter() - STARTED:4.0f} s  {line}", flush=True)
+
+
 def contests_to_run(args, parts, size, sizes):
     """Titles of the contests at one size."""
     titles = [title for title, contest in bench.CONTESTS.items() if contest.group in parts]
-    if args.quick:
-        return [title for title in titles if title in QUICK]
-    if not args.full and size != sizes[0]:
-        return [title for title in titles if title in CROSS_CHECKED]
+    if args.quick or (size != sizes[0] and not args.full):
+        return [title for title in titles if title in MAIN]
     return titles
 
 
@@ -99,36 +102,54 @@ def measure(args, results):
         ours = bench.fill_randomly(create_classifier(name)).to(device)
         peers, left_out = bench.available_peers(args.peers, ours)
         for peer, reason in left_out.items():
-            print(f"V{version}: {peer} is left out: {reason}")
+            say(f"V{version}: {peer} is left out: {reason}")
             results["left_out"][f"V{version} {peer}"] = reason
         best = peers[0], "NCHW"
         for size in sizes:
+            eager = None  # the row of eager float32 inference at this size
             for title in contests_to_run(args, parts, size, sizes):
+                contest = bench.CONTESTS[title]
                 row = {"version": version, "arch": args.arch, "contest": title, "size": list(size)}
+                trying, layouts = peers, tuple(bench.LAYOUTS)
+                if eager and contest.prepared and contest.dtype == "fp32":
+                    trying, layouts = eager["peers_ranked"][:1], [eager["best_layout"]]
+                elif eager and args.quick:
+                    trying = eager["peers_ranked"][:2]
                 try:
                     row |= bench.run_contest(
-                        title, ours, peers, size, rounds=args.rounds, finalists=finalists
+                        title,
+                        ours,
+                        trying,
+                        size,
+                        rounds=args.rounds,
+                        finalists=finalists,
+                        layouts=layouts,
                     )
                 except bench.NotPreparedError as error:
                     row["skipped"] = str(error)
                 results["contests"].append(row)
-                print(bench.as_text(bench.contest_table({"contests": [row]})[1:]), flush=True)
+                say(bench.as_text(bench.contest_table({"contests": [row]})[1:]))
                 torch.compiler.reset()
-                if title == "inference, eager fp32" and size == sizes[0]:
-                    best = row["best_key"], row["layouts"][row["best_peer"]]
+                if title == "inference, eager fp32":
+                    eager = row
+                    if size == sizes[0]:
+                        best = row["peers_ranked"][0], row["best_layout"]
         if "growth" in parts:
-            print(f"V{version}: growth", flush=True)
+            say(f"V{version}: growth")
+            areas = bench.DOUBLING[: 3 if args.quick else None]
             rounds = 3 if args.quick else args.rounds
+            peer, layout = (None, "NCHW") if args.quick else best
             growth = bench.measure_growth(
-                ours, best[0], layout=best[1], rounds=rounds, compiled=not args.quick
+                ours, peer, layout=layout, sizes=areas, rounds=rounds, compiled=not args.quick
             )
             results["growth"][str(version)] = {"model": name} | growth
         if "stream" in parts and not args.quick:
-            print(f"V{version}: stream of varying shapes", flush=True)
+            say(f"V{version}: stream of varying shapes")
             results["stream"][str(version)] = bench.measure_stream(
                 ours, best[0], layout=best[1], shapes=bench.STREAM[: None if args.full else 8]
             )
         if "start_up" in parts:
+            say(f"V{version}: start-up")
             results["start_up"][name] = bench.measure_start_up(
                 name, () if args.quick else peers, processes=1 if args.quick else 3
             )
@@ -152,6 +173,7 @@ def main():
         "left_out": {},
     }
     measure(args, results)
+    say("done")
     print()
     print(bench.as_text(bench.contest_table(results)))
     print()
