@@ -3,7 +3,7 @@
 // The map is cut into tiles of a few hundred positions. For each, the depthwise convolution,
 // LayerNorm, pwconv1 and GELU, pwconv2 and the residual sum follow one another, so that the map of
 // 4C channels stays in the L2 cache. GRN needs its sums of squares first: V2 does pwconv2 in a
-// second pass, with GRN's factor in its weight.
+// second pass.
 //
 // Matrices of bfloat16 lie in blocks that AMX reads in one stride:
 //   activations  [rows / 32][channels / 32][32 rows][32 channels]
@@ -29,7 +29,7 @@ constexpr int64_t B = 32;              // rows, and columns, of a block
 constexpr int64_t BLOCK = B * B;       // its values
 constexpr int64_t KERNEL = 7;
 constexpr int64_t STRIP = 8;           // positions of a row that are convolved together
-constexpr int64_t TILE_POSITIONS = 256;
+constexpr int64_t TILE_POSITIONS = 512;  // at most
 constexpr int64_t TILE_WIDTH = 32;
 constexpr int64_t FEW_STEPS = 6;       // too few to do something else beside them
 constexpr int64_t SPLIT_FROM = 512;    // channels: 4 MB of weights
@@ -147,11 +147,13 @@ struct Tile {
 
 struct Grid {
   int64_t height, width, rows, columns, down, across, images;
-  Grid(int64_t n, int64_t h, int64_t w, int64_t threads) : height(h), width(w), images(n) {
+  Grid(int64_t n, int64_t h, int64_t w, int64_t c, int64_t threads)
+      : height(h), width(w), images(n) {
+    const int64_t positions = c <= 192 ? TILE_POSITIONS : TILE_POSITIONS / 2;  // 4C stay in L2
     across = cut(w, TILE_WIDTH);
     columns = std::min(w, up(cut(w, across), STRIP));
     across = cut(w, columns);
-    down = cut(h, std::max<int64_t>(1, TILE_POSITIONS / columns));
+    down = cut(h, std::max<int64_t>(1, positions / columns));
     // Every thread should have the same number of tiles, or many.
     while (down < h && n * down * across % threads && n * down * across < 4 * threads) down++;
     rows = cut(h, down);
@@ -242,9 +244,8 @@ struct Block {
   float eps;
   const bf16* weight1;
   const float* bias1;
-  const bf16* weight2;  // V1
+  const bf16* weight2;
   const float* bias2;
-  const float* wide2;  // V2: weight2 in float32, in the same order
   const float* gamma;  // V2
   float grn_eps;
   int64_t steps() const { return cut(c, B); }
@@ -422,12 +423,12 @@ int convnext_prepare() { return (int)syscall(SYS_arch_prctl, 0x1023, 18); }
 int convnext_block(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t width, int64_t c,
                    int64_t dilation, const float* depthwise, const float* depthwise_bias, float eps,
                    const bf16* weight1, const float* bias1, const bf16* weight2, const float* bias2,
-                   const float* wide2, const float* gamma, float grn_eps) {
+                   const float* gamma, float grn_eps) {
   const Block block{x,       y,     n,       height, width, c,     dilation, depthwise,
-                    depthwise_bias, eps, weight1, bias1, weight2, bias2, wide2, gamma, grn_eps};
+                    depthwise_bias, eps, weight1, bias1, weight2, bias2, gamma, grn_eps};
   const std::lock_guard<std::mutex> guard(workspace.mutex);
   const int64_t threads = omp_get_max_threads();
-  const Grid grid(n, height, width, threads);
+  const Grid grid(n, height, width, c, threads);
   const int64_t reach = dilation * (KERNEL / 2);
   const bool grn = gamma != nullptr;
   const int64_t channels = 4 * c;
@@ -435,6 +436,8 @@ int convnext_block(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t wi
   // Where the weights fill a cache, each thread takes one half of the columns for many tiles.
   const bool split = c >= SPLIT_FROM;
   const int64_t parts = split ? 2 : 1;
+  // GRN's factor goes into the map of 4C channels or into the weight, whichever is smaller.
+  const bool on_map = height * width < c, scaled = grn && !on_map;
 
   const int64_t seen_bytes =
       (grid.rows + 2 * reach) * (up(grid.columns, STRIP) + 2 * reach) * 64;
@@ -447,12 +450,12 @@ int convnext_block(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t wi
   const int64_t h_count = split || grn ? grid.count() : threads;
   const int64_t own = up(seen_bytes, 64) + 2 * BLOCK * 4 + energy_bytes;
   char* memory = workspace.at_least(a_count * a_bytes + h_count * h_bytes + threads * own +
-                                    (grn ? n * weight_values * 2 : 0));
+                                    (scaled ? n * weight_values * 2 : 0));
   if (!memory) return 1;
   bf16* const all_a = (bf16*)memory;
   bf16* const all_h = all_a + a_count * a_bytes / 2;
   bf16* const weights = all_h + h_count * h_bytes / 2;
-  char* const owned = (char*)(weights + (grn ? n * weight_values : 0));
+  char* const owned = (char*)(weights + (scaled ? n * weight_values : 0));
   float* const energies = (float*)(owned + threads * (own - energy_bytes));
 
 #pragma omp parallel num_threads(threads)
@@ -474,7 +477,7 @@ int convnext_block(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t wi
     };
     const auto project = [&](int64_t i, const bf16* h, int64_t part) {
       const Tile tile = grid[i];
-      const bf16* w = grn ? weights + tile.n * weight_values : weight2;
+      const bf16* w = scaled ? weights + tile.n * weight_values : weight2;
       block.project(tile, h, w, sums, block.steps() * part / parts,
                     block.steps() * (part + 1) / parts);
     };
@@ -511,22 +514,34 @@ int convnext_block(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t wi
         const float mean = (float)(total / channels) + grn_eps;
         for (int64_t j = 0; j < channels; j++) e[j] = 1 + gamma[j] * e[j] / mean;
       }
+      if (on_map) {
 #pragma omp for collapse(2)
-      for (int64_t image = 0; image < n; image++) {
-        for (int64_t p = 0; p < block.steps() * block.hidden(); p++) {
-          const float* factor = energies + image * channels + p % block.hidden() * B;
-          const float* from = wide2 + p * BLOCK;
-          bf16* to = weights + image * weight_values + p * BLOCK;
-          // 2 tiles of 16 pairs: [tile][pair][16 out][2], channel = 2 * pair + (0 or 1)
-          for (int64_t pair = 0; pair < 16; pair++) {
-            const __m512 f = _mm512_castpd_ps(_mm512_set1_pd(((const double*)factor)[pair]));
-            for (int64_t t = 0; t < 2; t++) {
-              const int64_t at = (t * 16 + pair) * 32;
-              store(to + at, _mm512_mul_ps(f, _mm512_loadu_ps(from + at)),
-                    _mm512_mul_ps(f, _mm512_loadu_ps(from + at + 16)));
+        for (int64_t i = 0; i < grid.count(); i++)
+          for (int64_t p = 0; p < block.hidden(); p++) {
+            const float* factor = energies + grid[i].n * channels + p * B;
+            const __m512 low = _mm512_loadu_ps(factor), high = _mm512_loadu_ps(factor + 16);
+            for (int64_t m = 0; m < grid[i].positions(); m++) {
+              bf16* h = row_of(all_h + i * h_bytes / 2, m, block.hidden()) + p * BLOCK;
+              store(h, _mm512_mul_ps(load(h), low), _mm512_mul_ps(load(h + 16), high));
             }
           }
-        }
+      } else {
+#pragma omp for collapse(2)
+        for (int64_t image = 0; image < n; image++)
+          for (int64_t p = 0; p < block.steps() * block.hidden(); p++) {
+            const float* factor = energies + image * channels + p % block.hidden() * B;
+            const bf16* from = weight2 + p * BLOCK;
+            bf16* to = weights + image * weight_values + p * BLOCK;
+            // 2 tiles of 16 pairs: [tile][pair][16 out][2], channel = 2 * pair + (0 or 1)
+            for (int64_t pair = 0; pair < 16; pair++) {
+              const __m512 f = _mm512_castpd_ps(_mm512_set1_pd(((const double*)factor)[pair]));
+              for (int64_t t = 0; t < 2; t++) {
+                const int64_t at = (t * 16 + pair) * 32;
+                store(to + at, _mm512_mul_ps(f, load(from + at)),
+                      _mm512_mul_ps(f, load(from + at + 16)));
+              }
+            }
+          }
       }
     }
     if (split || grn) {

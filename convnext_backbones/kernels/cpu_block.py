@@ -38,8 +38,18 @@ FLAGS = [
 
 def processor_has(name: str) -> bool:
     """Has this processor a capability, by torch's name for it: amx_bf16, avx512_bf16?"""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # from torch 2.11 on
-    return bool(capabilities.get(name, False))
+    return bool(_capabilities().get(name, False))
+
+
+@functools.cache
+def _capabilities() -> dict[str, bool]:
+    if hasattr(torch.cpu, "get_capabilities"):  # newer than torch 2.4, the oldest we take
+        return dict(torch.cpu.get_capabilities())
+    try:
+        words = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return {}
+    return {name: name in words or name.replace("_", "") in words for name in NEEDED}
 
 
 def takes(channels: int) -> bool:
@@ -88,7 +98,7 @@ def _library() -> ctypes.CDLL:
     pointer, integer, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
     library.convnext_block.argtypes = [
         *(pointer, pointer, integer, integer, integer, integer, integer, pointer, pointer, real),
-        *(pointer, pointer, pointer, pointer, pointer, pointer, real),
+        *(pointer, pointer, pointer, pointer, pointer, real),
     ]
     library.convnext_downsample.argtypes = [
         *(pointer, pointer, integer, integer, integer, integer, integer, real, pointer, pointer),
@@ -133,11 +143,9 @@ class CpuBlock(nn.Module):
         self.register_buffer("depthwise_bias", _chunks(depthwise_bias[None]))
         self.register_buffer("weight1", _blocks(weight1).bfloat16())
         self.register_buffer("bias1", bias1.float())
-        wide = grn_gamma is not None
-        weight2 = _blocks(weight2)
-        self.register_buffer("weight2", weight2.float() if wide else weight2.bfloat16())
+        self.register_buffer("weight2", _blocks(weight2).bfloat16())
         self.register_buffer("bias2", _padded(bias2))
-        self.register_buffer("grn_gamma", grn_gamma.float() if wide else None)
+        self.register_buffer("grn_gamma", None if grn_gamma is None else grn_gamma.float())
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) in bfloat16, channels-last, to the same."""
@@ -147,13 +155,12 @@ class CpuBlock(nn.Module):
         if x.numel() == 0:
             return y
         grn = self.grn_gamma is not None
-        weight2 = self.weight2.data_ptr()
         _run(
             "convnext_block",
             x.data_ptr(), y.data_ptr(), n, height, width, c, self.dilation,
             self.depthwise.data_ptr(), self.depthwise_bias.data_ptr(), self.eps,
             self.weight1.data_ptr(), self.bias1.data_ptr(),
-            None if grn else weight2, self.bias2.data_ptr(), weight2 if grn else None,
+            self.weight2.data_ptr(), self.bias2.data_ptr(),
             self.grn_gamma.data_ptr() if grn else None, self.grn_eps,
         )  # fmt: skip
         return y
