@@ -23,6 +23,7 @@ from .kernels import cpu_block
 from .padding import Sizes, inside_masks
 from .refusals import check_images
 
+ROWS = 1024  # positions at a time, so that their squares stay in the cache
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -289,7 +290,7 @@ class _Stem(nn.Module):
         self.norm = self.norm.to(dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.kernel is not None and images.device.type == "cpu":
+        if self.kernel is not None and cpu_block.takes(images):
             return self.kernel(images)
         x = images.to(self.conv.weight.dtype).contiguous(memory_format=torch.channels_last)
         return self.norm(self.conv(x))
@@ -319,7 +320,7 @@ class _Downsample(nn.Module):
         self.register_buffer("bias", bias.to(dtype))
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        if self.kernel is not None and x.device.type == "cpu":  # stride 2 sees no padding
+        if self.kernel is not None and cpu_block.takes(x):  # stride 2 sees no padding
             return self.kernel(x)
         x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC
         x = F.layer_norm(x, x.shape[-1:], self.norm_weight, self.norm_bias, self.eps)
@@ -362,14 +363,14 @@ class PreparedBlock(nn.Module):
         self.register_buffer("bias2", bias2.to(dtype))
         self.register_buffer("grn_gamma", None if grn_gamma is None else grn_gamma.to(wide))
         self.kernel = None
-        if kernel and cpu_block.takes(self.channels):
+        if kernel and cpu_block.fits(self.channels):
             self.kernel = cpu_block.CpuBlock(
                 block.dwconv.weight, block.dwconv.bias, weight1, bias1, weight2, bias2, grn_gamma,
                 dilation=self.dilation[0], eps=self.eps, grn_eps=self.grn_eps or 0.0,
             )  # fmt: skip
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        if self.kernel is not None and inside is None and x.device.type == "cpu":
+        if self.kernel is not None and inside is None and cpu_block.takes(x):
             return self.kernel(x)
         seen = x if inside is None else x * inside[:, None]
         y = F.conv2d(
@@ -393,9 +394,12 @@ class PreparedBlock(nn.Module):
 
     def _scale(self, y: Tensor, inside: Tensor | None) -> Tensor:
         """GRN's factors (N, 4C) for its input (N, H, W, 4C)."""
-        wide = y.to(self.grn_gamma.dtype)
-        energy = wide.square()
+        tokens = y.flatten(1, 2)
         if inside is not None:
-            energy = energy * inside[..., None]
-        norm = energy.sum((1, 2)).clamp_min(1e-30).sqrt()
+            tokens = tokens * inside.flatten(1)[..., None]
+        pieces = [tokens]
+        if y.device.type == "cpu" and not torch.compiler.is_compiling():
+            pieces = tokens.split(ROWS, dim=1)
+        energy = sum(piece.to(self.grn_gamma.dtype).square().sum(1) for piece in pieces)
+        norm = energy.clamp_min(1e-30).sqrt()
         return 1 + self.grn_gamma * norm / (norm.mean(-1, keepdim=True) + self.grn_eps)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from randomness import random_images, randomised, relative_difference
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import convnext_backbones
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier, ConvNeXtV2, prepare_for_inference
@@ -191,6 +192,29 @@ def test_onednn_multiplies_rightly_after_the_kernel():
     before = nn.functional.linear(x.bfloat16(), weight.bfloat16())
     prepared(random_images(1, 3, 64, 64))
     assert torch.equal(nn.functional.linear(x.bfloat16(), weight.bfloat16()), before)
+
+
+@WITH_KERNEL
+@VERSIONS
+def test_what_traces_or_counts_a_prepared_model_sees_its_operators(version):
+    prepared = prepare_for_inference(small(version), torch.bfloat16, compile=True)
+    images, others = random_images(1, 3, 64, 64), random_images(2, 3, 96, 64, seed=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(prepared, images)
+    assert_close(traced(others), prepared(others), 0.05)
+    with FlopCounterMode(display=False) as counter:
+        prepared(images)
+    with FlopCounterMode(display=False) as plain:
+        small(version)(images)
+    assert 0.9 < counter.get_total_flops() / plain.get_total_flops() < 1.1
+
+
+@WITH_KERNEL
+@VERSIONS
+def test_an_empty_batch_gives_empty_maps(version):
+    prepared = prepare_for_inference(small(version), torch.bfloat16, compile=True)
+    assert [x.shape[0] for x in prepared(torch.zeros(0, 3, 64, 64))] == [0] * len(NAMES)
 
 
 def test_without_the_kernel_a_warning_tells_why(monkeypatch):

@@ -52,9 +52,19 @@ def _capabilities() -> dict[str, bool]:
     return {name: name in words or name.replace("_", "") in words for name in NEEDED}
 
 
-def takes(channels: int) -> bool:
+def fits(channels: int) -> bool:
     """Can the kernel compute a block of so many channels?"""
     return channels % 8 == 0
+
+
+def takes(x: Tensor) -> bool:
+    """Can the kernels compute with this tensor: one in memory, seen by nothing but the network?
+
+    What compiles, exports, traces or counts the model sees operators of torch alone.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    return type(x) is Tensor and x.device.type == "cpu" and not torch._C._len_torch_dispatch_stack()
 
 
 @functools.cache
