@@ -383,7 +383,7 @@ class PreparedBlock(nn.Module):
             y = F.linear(y, self.weight2, self.bias2)
         else:
             weight = (self.weight2 * self._scale(y, inside)[:, None]).to(y.dtype)  # (N, C, 4C)
-            if len(y) == 1:
+            if len(y) == 1 and not torch.jit.is_tracing():
                 y = F.linear(y, weight[0], self.bias2)
             else:
                 tokens = y.flatten(1, 2)
@@ -398,7 +398,8 @@ class PreparedBlock(nn.Module):
         if inside is not None:
             tokens = tokens * inside.flatten(1)[..., None]
         pieces = [tokens]
-        if y.device.type == "cpu" and not torch.compiler.is_compiling():
+        fixed = torch.compiler.is_compiling() or torch.jit.is_tracing()  # for every size
+        if y.device.type == "cpu" and not fixed:
             pieces = tokens.split(ROWS, dim=1)
         energy = sum(piece.to(self.grn_gamma.dtype).square().sum(1) for piece in pieces)
         norm = energy.clamp_min(1e-30).sqrt()
