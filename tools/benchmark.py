@@ -19,12 +19,15 @@ from convnext_backbones import benchmarking as bench
 from convnext_backbones.errors import UserError, exit_with_sentence
 
 STARTED = time.perf_counter()
-PARTS = ("inference", "training", "prepared", "growth", "stream", "start_up")
+PARTS = ("inference", "prepared", "training", "compiled_training", "growth", "stream", "start_up")
+# What --quick runs, and what runs at the further sizes.
 MAIN = ("inference, eager fp32", "training, eager fp32", "prepared compiled bf16 / eager fp32")
+# The first of them get all contests.
 SIZES = {
     "cpu": ((1, 512, 512), (1, 224, 224), (1, 800, 1344)),
     "cuda": ((2, 512, 512), (2, 800, 1344), (1, 224, 224), (64, 224, 224)),
 }
+FIRST = {"cpu": 1, "cuda": 2}
 FULL = ((1, 224, 224), (64, 224, 224), (1, 512, 512), (2, 512, 512), (1, 800, 1344), (2, 800, 1344))
 
 
@@ -81,77 +84,107 @@ def say(line):
     print(f"{time.perf_counter() - STARTED:4.0f} s  {line}", flush=True)
 
 
-def contests_to_run(args, parts, size, sizes):
-    """Titles of the contests at one size."""
+def parts_to_run(args):
+    if args.only:
+        return args.only
+    slow = args.device == "cpu" and not args.full
+    return [part for part in PARTS if part != "compiled_training" or not slow]
+
+
+def contests_to_run(args, parts, first):
+    """Titles, at one of the first sizes or a further one."""
     titles = [title for title, contest in bench.CONTESTS.items() if contest.group in parts]
-    if args.quick or (size != sizes[0] and not args.full):
+    if args.quick or not (first or args.full):
         return [title for title in titles if title in MAIN]
     return titles
 
 
-def measure(args, results):
-    """Fill in the results, printing each row as it comes."""
-    parts = args.only or PARTS
-    device = torch.device(args.device)
+def field(args, contest, first, peers, eager):
+    """Who tries a contest in which layouts, and how many run in its rounds.
+
+    `eager` is the row of eager float32 inference that ranked the peers; None before there is one.
+    --full lets everyone try everything.
+    """
+    both = tuple(bench.LAYOUTS)
+    if args.full or eager is None:
+        return peers, both, args.finalists or (1 if args.quick else None if args.full else 2)
+    ranked = eager["peers_ranked"]
+    if contest.prepared and contest.dtype == "fp32":  # against the winner of eager float32
+        return ranked[:1], [eager["best_layout"]], 1
+    if contest.compiled:  # a minute of compilation each; Inductor lays convolutions out by itself
+        return ranked[: 2 if contest.prepared else 1], ["channels_last"], None
+    everyone = first and contest.work == "training" and not contest.typed and not args.quick
+    return peers if everyone else ranked[:2], both, args.finalists or (2 if everyone else 1)
+
+
+def run_contests(args, parts, version, ours, peers, results):
+    """Every contest of a version at every size. Returns the best peer of the first and its layout."""
     default = FULL if args.full else SIZES[args.device][: 1 if args.quick else None]
     sizes = args.sizes or default
-    finalists = args.finalists or (1 if args.quick else None if args.full else 2)
-    results["machine"] |= {"speeds": bench.machine_speed(device)}
+    best = peers[0], "NCHW"
+    ranking = None
+    for i, size in enumerate(sizes):
+        eager = ranking
+        for title in contests_to_run(args, parts, i < FIRST[args.device]):
+            contest = bench.CONTESTS[title]
+            trying, layouts, finalists = field(args, contest, i < FIRST[args.device], peers, eager)
+            row = {"version": version, "arch": args.arch, "contest": title, "size": list(size)}
+            try:
+                row |= bench.run_contest(
+                    title,
+                    ours,
+                    trying,
+                    size,
+                    rounds=args.rounds,
+                    finalists=finalists,
+                    layouts=layouts,
+                )
+            except bench.NotPreparedError as error:
+                row["skipped"] = str(error)
+            results["contests"].append(row)
+            say(bench.as_text(bench.contest_table({"contests": [row]})[1:]))
+            torch.compiler.reset()
+            if title == "inference, eager fp32":
+                eager = row
+                if ranking is None:
+                    ranking, best = row, (row["peers_ranked"][0], row["best_layout"])
+    return best
+
+
+def measure(args, results):
+    """Fill in the results, printing each row as it comes."""
+    parts = parts_to_run(args)
+    device = torch.device(args.device)
     for version in args.versions:
         name = model_name(args.arch, version)
         ours = bench.fill_randomly(create_classifier(name)).to(device)
         peers, left_out = bench.available_peers(args.peers, ours)
+        if "speeds" not in results["machine"]:
+            results["machine"]["speeds"] = bench.machine_speed(device)
         for peer, reason in left_out.items():
             say(f"V{version}: {peer} is left out: {reason}")
             results["left_out"][f"V{version} {peer}"] = reason
-        best = peers[0], "NCHW"
-        for size in sizes:
-            eager = None  # the row of eager float32 inference at this size
-            for title in contests_to_run(args, parts, size, sizes):
-                contest = bench.CONTESTS[title]
-                row = {"version": version, "arch": args.arch, "contest": title, "size": list(size)}
-                trying, layouts = peers, tuple(bench.LAYOUTS)
-                if eager and contest.prepared and contest.dtype == "fp32":
-                    trying, layouts = eager["peers_ranked"][:1], [eager["best_layout"]]
-                elif eager and args.quick:
-                    trying = eager["peers_ranked"][:2]
-                try:
-                    row |= bench.run_contest(
-                        title,
-                        ours,
-                        trying,
-                        size,
-                        rounds=args.rounds,
-                        finalists=finalists,
-                        layouts=layouts,
-                    )
-                except bench.NotPreparedError as error:
-                    row["skipped"] = str(error)
-                results["contests"].append(row)
-                say(bench.as_text(bench.contest_table({"contests": [row]})[1:]))
-                torch.compiler.reset()
-                if title == "inference, eager fp32":
-                    eager = row
-                    if size == sizes[0]:
-                        best = row["peers_ranked"][0], row["best_layout"]
+        best, layout = run_contests(args, parts, version, ours, peers, results)
         if "growth" in parts:
             say(f"V{version}: growth")
-            areas = bench.DOUBLING[: 3 if args.quick else None]
-            rounds = 3 if args.quick else args.rounds
-            peer, layout = (None, "NCHW") if args.quick else best
             growth = bench.measure_growth(
-                ours, peer, layout=layout, sizes=areas, rounds=rounds, compiled=not args.quick
+                ours,
+                None if args.quick else best,
+                layout=layout,
+                sizes=bench.DOUBLING[: 3 if args.quick else None],
+                rounds=3 if args.quick else args.rounds,
             )
             results["growth"][str(version)] = {"model": name} | growth
         if "stream" in parts and not args.quick:
             say(f"V{version}: stream of varying shapes")
+            shapes = bench.STREAM[: None if args.full else 8]
             results["stream"][str(version)] = bench.measure_stream(
-                ours, best[0], layout=best[1], shapes=bench.STREAM[: None if args.full else 8]
+                ours, best, layout=layout, shapes=shapes
             )
-        if "start_up" in parts:
+        if "start_up" in parts and not (args.quick and results["start_up"]):  # one version will do
             say(f"V{version}: start-up")
             results["start_up"][name] = bench.measure_start_up(
-                name, () if args.quick else peers, processes=1 if args.quick else 3
+                name, () if args.quick else peers, processes=3 if args.full else 1
             )
 
 
