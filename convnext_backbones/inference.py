@@ -9,6 +9,7 @@ into the second pointwise layer, GRN's beta into its bias. Output norms and head
 """
 
 import copy
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .convnext import GRN, Block, Downsample, DropPath, LayerNorm2d, Trunk
+from .convnext import Block, Downsample, LayerNorm2d, Trunk
 from .errors import UserError
 from .kernels import cpu_block
 from .padding import Sizes, inside_masks
@@ -114,17 +115,15 @@ def _prepare(trunk: Trunk, dtype: torch.dtype, compile: bool, capture: bool) -> 
         )
         kernel = False
     for i, layer in enumerate(trunk.downsample_layers):
-        parts = (LayerNorm2d, nn.Conv2d)
-        if i == 0 and _is_standard(layer, nn.Sequential, parts):
-            trunk.downsample_layers[0] = _Stem(layer, dtype, kernel=kernel)
-        elif i > 0 and _is_standard(layer, Downsample, parts):
-            trunk.downsample_layers[i] = _Downsample(layer, dtype, kernel=kernel)
-        else:
+        if not _is_standard(layer):
             trunk.downsample_layers[i] = _Plain(layer, dtype, outside)
-    block_parts = (nn.Conv2d, nn.LayerNorm, nn.Linear, nn.GELU, GRN, DropPath)
+        elif i == 0:
+            trunk.downsample_layers[i] = _Stem(layer, dtype, kernel=kernel)
+        else:
+            trunk.downsample_layers[i] = _Downsample(layer, dtype, kernel=kernel)
     for stage in trunk.stages:
         for j, block in enumerate(stage):
-            if _is_standard(block, Block, block_parts) and block.act.approximate == "none":
+            if _is_standard(block):
                 stage[j] = PreparedBlock(block, dtype, kernel=kernel)
             else:
                 stage[j] = _Plain(block, dtype, outside)
@@ -140,20 +139,43 @@ def _prepare(trunk: Trunk, dtype: torch.dtype, compile: bool, capture: bool) -> 
         trunk._sequence = _Graphs(trunk._sequence)
 
 
-def _is_standard(module: nn.Module, kind: type, parts: Sequence[type] = ()) -> bool:
-    """Is it of this very class and its parts of those, with nothing hooked or replaced?"""
-    classes = (kind, *parts)
-    for part in module.modules():
-        if type(part) not in classes or "forward" in vars(part):
+def _is_standard(module: nn.Module) -> bool:
+    """Is it a stem, downsampling or block as this package builds it, with nothing hooked?"""
+    try:
+        with torch.device("meta"):
+            reference = _fresh(module)
+    except (AttributeError, TypeError, ValueError):  # of parts that the standard ones lack
+        return False
+    for part, standard in itertools.zip_longest(module.modules(), reference.modules()):
+        if type(part) is not type(standard) or part.extra_repr() != standard.extra_repr():
             return False
-        if any(getattr(part, name) for name in _HOOKS):
+        if "forward" in vars(part) or any(getattr(part, name) for name in _HOOKS):
             return False
-    tensors = [*module.parameters(), *module.buffers()]
+    tensors = [*module.named_parameters(), *module.named_buffers()]
     return (
-        type(module) is kind
-        and all(type(t) in (nn.Parameter, Tensor) for t in tensors)
-        and len({(t.dtype, t.device) for t in tensors}) <= 1
+        {name: t.shape for name, t in tensors}
+        == {name: t.shape for name, t in reference.named_parameters()}
+        and all(type(t) in (nn.Parameter, Tensor) for _, t in tensors)
+        and len({(t.dtype, t.device) for _, t in tensors}) == 1
     )
+
+
+def _fresh(module: nn.Module) -> nn.Module:
+    """The stem, downsampling or block that has this one's options."""
+    if type(module) is Block:
+        return Block(
+            module.dwconv.in_channels,
+            version=1 if module.grn is None else 2,
+            drop_path_rate=module.drop_path.rate,
+            layer_scale_init_value=None if module.gamma is None else 1.0,
+            dilation=module.dwconv.dilation[0],
+        )
+    norm, conv = module[::-1] if type(module) is nn.Sequential else module
+    if type(module) is Downsample:
+        stride, dilation = conv.stride[0], conv.dilation[0]
+        return Downsample(conv.in_channels, conv.out_channels, stride=stride, dilation=dilation)
+    stem = nn.Conv2d(conv.in_channels, conv.out_channels, conv.stride, conv.stride)
+    return nn.Sequential(stem, LayerNorm2d(conv.out_channels, eps=norm.eps))
 
 
 class _Prepared:
@@ -313,7 +335,7 @@ class _Downsample(nn.Module):
             bias = bias + weight.sum((2, 3)) @ norm.bias.double()
             weight = weight * norm.weight.double()[:, None, None]
         self.kernel = None
-        if kernel and not self.pad and self.stride == (2, 2) and conv.kernel_size == (2, 2):
+        if kernel and not self.pad and self.stride == (2, 2):
             self.kernel = cpu_block.CpuDownsample(weight, bias, eps=self.eps)
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         self.register_buffer("weight", weight)

@@ -264,10 +264,17 @@ def test_a_block_with_a_replaced_part_is_computed_as_it_was(version):
     model.stages[2][1].pwconv1 = LowRank(model.stages[2][1].pwconv1)
     nn.utils.parametrizations.weight_norm(model.stages[0][0].pwconv2)
     model.downsample_layers[1][1] = nn.Sequential(model.downsample_layers[1][1], nn.ReLU())
+    model.stages[1][0].dwconv = nn.Conv2d(80, 80, 5, padding=2, groups=80, bias=False)
+    model.stages[3][0].norm = nn.Identity()
+    model.downsample_layers[2][1] = nn.Conv2d(80, 96, 2, 2, padding=1, bias=False)
     images = random_images(1, 3, 64, 64)
     reference = model(images)
     assert_close(prepare_for_inference(model, torch.float32)(images), reference, FP32)
-    assert_close(prepare_for_inference(model, torch.bfloat16)(images), reference, 0.05)
+    for compile in (False, cpu_block.why_not() is None):
+        prepared = prepare_for_inference(model, torch.bfloat16, compile=compile)
+        assert_close(prepared(images), reference, 0.05)
+    plain = [m.module for m in prepared.modules() if type(m).__name__ == "_Plain"]
+    assert len(plain) == 6
 
 
 @pytest.mark.parametrize("name", ["", "downsample_layers.0.1", "stages.1.0", "stages.2.1.grn"])
