@@ -877,7 +877,7 @@ def plot_area(results: dict, path: Path) -> None:
     from matplotlib.figure import Figure as Canvas
 
     growths, machine = results["growth"], results["machine"]
-    canvas = Canvas(figsize=(5.2 * len(growths), 8), layout="constrained")
+    canvas = Canvas(figsize=(max(7, 5.2 * len(growths)), 8), layout="constrained")
     all_axes = canvas.subplots(2, len(growths), squeeze=False, sharey="row")
     for (version, growth), (above, below) in zip(growths.items(), all_axes.T, strict=True):
         arch = VARIANTS[growth["model"]]
@@ -901,12 +901,12 @@ def plot_area(results: dict, path: Path) -> None:
         above.set_xscale("log", base=2)
         above.set_yscale("log", base=2)
         above.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        above.set_ylim(top=5 * above.get_ylim()[1])  # room for the legend
         above.minorticks_off()
         below.set_xlim(left=0)
         below.set_ylim(bottom=0)
         above.set_xticks(pixels, names)
         below.set_xticks(pixels, names, fontsize=8, rotation=20)
+    all_axes[0][0].set_ylim(top=5 * all_axes[0][0].get_ylim()[1])  # room for the legend
     all_axes[0][0].set_ylabel("inference, milliseconds")
     all_axes[1][0].set_ylabel("peak memory of a training step, MiB")
     speeds = machine["speeds"]
