@@ -38,7 +38,10 @@ def inside_masks(
     sizes = image_sizes
     if not isinstance(sizes, Tensor):
         sizes = torch.tensor(sizes) if len(sizes) else torch.empty(0, 2, dtype=torch.int64)
-    _check_sizes(sizes, images)
+    if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # sizes are symbols there
+        _check_sizes(sizes, images)
+        if not _padded(images, sizes):
+            return [None] * len(strides)
     sizes = sizes.to(images.device)
     masks = []
     for stride in strides:
@@ -50,8 +53,6 @@ def inside_masks(
 
 
 def _check_sizes(sizes: Tensor, images: Tensor) -> None:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return  # sizes are symbols there
     count, _, height, width = images.shape
     if sizes.shape != (count, 2) or sizes.is_floating_point() or sizes.dtype == torch.bool:
         raise ValueError(

@@ -52,8 +52,8 @@ MUTATIONS = (
     Mutation(
         "drop path does not divide by the keep probability",
         "convnext.py",
-        "return x * (mask / keep if keep > 0.0 else mask)",
-        "return x * mask",
+        "return mask / keep if keep > 0.0 else mask",
+        "return mask",
     ),
     Mutation(
         "drop path grows over the built stages alone",

@@ -100,4 +100,5 @@ def test_the_wheel_carries_the_configs(tmp_path):
         inside = f"convnext_backbones/configs/{config.relative_to(ROOT / 'configs')}"
         assert inside in names
     assert "convnext_backbones/convnext.py" in names
+    assert "convnext_backbones/kernels/cpu_block.cpp" in names
     assert not any(name.startswith(("tests/", "tools/")) for name in names)

@@ -1,0 +1,1 @@
+"""The fast paths: what convnext.py computes, with the same numbers; see dispatch.py."""

@@ -1,0 +1,84 @@
+"""When a fast path stands for Block.forward: the same numbers, in less time and memory."""
+
+import torch
+from torch import Tensor, nn
+
+from .block import Settings, Weights, fast_block
+
+enabled = True  # False: every block runs the plain steps of Block.forward
+
+
+def can_run(module: nn.Module, x: Tensor, parts: tuple[type, ...]) -> bool:
+    """Can `run` stand for module(x), a Block whose submodules should be of the classes `parts`?
+
+    Not while the model is compiled, exported, traced or counted, nor where a part was replaced,
+    parametrized or hooked: the plain steps then do what was asked for. Nor in float16, whose range
+    is too small for a residual stream and for weights times an initial layer scale of 1e-6.
+    """
+    if not enabled or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if type(x) is not Tensor or x.numel() == 0 or _arithmetic(x) == torch.float16 or _intercepted():
+        return False
+    if any(type(part) not in parts or _hooked(part) for part in module.children()):
+        return False
+    weights = [t for t in _weights(module) if t is not None]
+    if len(weights) < (10 if module.grn is not None else 8) or module.act.approximate != "none":
+        return False
+    if any(type(t) not in (nn.Parameter, Tensor) or t.device != x.device for t in weights):
+        return False
+    if torch.is_autocast_enabled(x.device.type):
+        return x.dtype != torch.float64  # which autocast leaves alone
+    return all(t.dtype == x.dtype for t in weights)
+
+
+def run(module: nn.Module, x: Tensor) -> Tensor:
+    """(N, C, H, W) channels-last to the same, through the Block."""
+    settings = Settings(
+        dilation=module.dwconv.dilation[0],
+        norm_eps=module.norm.eps,
+        grn_eps=0.0 if module.grn is None else module.grn.eps,
+        dtype=_arithmetic(x),
+    )
+    return fast_block(x, module.drop_path.factor(x), _weights(module), settings)
+
+
+def _arithmetic(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _weights(module: nn.Module) -> Weights:
+    grn = module.grn
+    return Weights(
+        dwconv=module.dwconv.weight,
+        dwconv_bias=module.dwconv.bias,
+        norm=module.norm.weight,
+        norm_bias=module.norm.bias,
+        pwconv1=module.pwconv1.weight,
+        pwconv1_bias=module.pwconv1.bias,
+        pwconv2=module.pwconv2.weight,
+        pwconv2_bias=module.pwconv2.bias,
+        gamma=module.gamma,
+        grn_gamma=None if grn is None else grn.gamma,
+        grn_beta=None if grn is None else grn.beta,
+    )
+
+
+def _hooked(part: nn.Module) -> bool:
+    return bool(
+        part._forward_hooks
+        or part._forward_pre_hooks
+        or part._backward_hooks
+        or part._backward_pre_hooks
+    )
+
+
+def _intercepted() -> bool:
+    """Does something watch the single operators: a FLOP counter, fake tensors, torch.func?"""
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.nn.modules.module._has_any_global_hook()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
