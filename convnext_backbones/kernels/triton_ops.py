@@ -11,8 +11,9 @@ convolution's output, its normalisation and the first pointwise layer's output z
 the input's. GELU and GRN's scaling are computed again. Vectors (biases, norms, GRN, layer scale) may
 be of another data type than the maps; gradients have the data type of what they belong to.
 
-Every operator takes `use`, the names out of KERNELS that run as kernels, separated by commas; the
-others run as plain PyTorch. torch.compile takes the operators whole (torch.library.custom_op, not
+Every operator takes `use`, the names out of KERNELS that run as kernels, separated by commas, or TUNED:
+those that triton_choice.tuned names for the shape at hand. The others run as plain PyTorch.
+torch.compile takes the operators whole (torch.library.custom_op, not
 triton_op): which kernel and which tiles run is decided anew for every shape, by sizes that a traced
 graph does not know.
 """
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from . import triton_depthwise, triton_linear
+from .triton_choice import tuned
 from .triton_depthwise import plain_depthwise_norm
 from .triton_linear import plain_linear_gelu, plain_linear_scale_residual
 
@@ -47,6 +49,7 @@ KERNELS = {
     for name in names
 }
 ALL = ",".join(KERNELS)
+TUNED = "tuned"
 
 
 def triton_block(
@@ -66,13 +69,15 @@ def triton_block(
     grn_beta: Tensor | None = None,
     grn_eps: float = 1e-6,
     keep: Tensor | None = None,
-    use: Collection[str] = tuple(KERNELS),
+    use: Collection[str] | None = None,
 ) -> Tensor:
     """As plain_block; the kernels named in `use` run, and plain operators for the others.
 
+    Without `use` those run that were measured to be faster on this device, at this shape.
+
     Under autocast everything is computed in autocast's data type, with statistics in float32.
     """
-    unknown = set(use) - set(KERNELS)
+    unknown = set(use or ()) - set(KERNELS)
     if unknown:
         raise ValueError(f"unknown kernels {sorted(unknown)}; there are {', '.join(KERNELS)}")
     kind = x.device.type
@@ -80,7 +85,7 @@ def triton_block(
         x = x.to(torch.get_autocast_dtype(kind))
     x = x.contiguous()
     w1, w2 = w1.to(x.dtype), w2.to(x.dtype)
-    names = ",".join(name for name in KERNELS if name in use)
+    names = TUNED if use is None else ",".join(name for name in KERNELS if name in use)
     given = (x, dw_weight, dw_bias, norm_weight, norm_bias, w1, b1, w2, b2)
     given += (layer_scale, grn_gamma, grn_beta)
     training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
@@ -130,11 +135,18 @@ def _grn_scale(energy: Tensor, gamma: Tensor, eps: float) -> Tensor:
     return 1 + gamma.to(norm.dtype) * (norm / (norm.mean(dim=-1, keepdim=True) + eps))
 
 
-def _run(name: str, use: str, *args, **options):
+def _run(name: str, use: str, version: int, *args, **options):
     """The kernel, or its plain twin. Outside autocast, which would choose data types anew."""
     kernel, plain = KERNELS[name]
-    with torch.autocast(args[0].device.type, enabled=False):
-        return (kernel if name in use.split(",") else plain)(*args, **options)
+    x = args[0]  # a map of C or, behind the first pointwise layer, of 4C channels
+    if use == TUNED:
+        n, h, w, c = x.shape
+        c = c // 4 if name in ("gelu_backward", "scale_backward", "linear_scale_residual") else c
+        chosen = name in tuned(x.device, x.dtype, n, h, w, c, version)
+    else:
+        chosen = name in use.split(",")
+    with torch.autocast(x.device.type, enabled=False):
+        return (kernel if chosen else plain)(*args, **options)
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -162,7 +174,7 @@ def depthwise_norm(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """LayerNorm(y), y = depthwise(x) + bias; then y, mean and 1 / deviation, for the backward pass."""
     normed, y, mean, rstd = _run(
-        "depthwise_norm", use, x, weight, bias, norm_weight, norm_bias, eps, keep_y=keep_y
+        "depthwise_norm", use, 1, x, weight, bias, norm_weight, norm_bias, eps, keep_y=keep_y
     )
     return normed, _nothing(x) if y is None else y, mean, rstd
 
@@ -187,10 +199,10 @@ def _depthwise_norm_backward(
     use: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     of_y, of_norm_weight, of_norm_bias, of_bias = _run(
-        "layer_norm_backward", use, gradient.contiguous(), y, mean, rstd, norm_weight
+        "layer_norm_backward", use, 1, gradient.contiguous(), y, mean, rstd, norm_weight
     )
-    of_x = _run("depthwise_input_gradient", use, of_y, weight)
-    of_weight = _run("depthwise_weight_gradient", use, x, of_y)
+    of_x = _run("depthwise_input_gradient", use, 1, of_y, weight)
+    of_weight = _run("depthwise_weight_gradient", use, 1, x, of_y)
     return (
         of_x,
         of_weight.to(weight.dtype, memory_format=torch.contiguous_format),
@@ -236,7 +248,10 @@ def linear_gelu(
     z, for the backward pass, has no gradient of its own. Without keep_z it is empty, and so are the
     sums without with_energy.
     """
-    h, z, energy = _run("linear_gelu", use, x, weight, bias, with_energy=with_energy, keep_z=keep_z)
+    version = 2 if with_energy else 1
+    h, z, energy = _run(
+        "linear_gelu", use, version, x, weight, bias, with_energy=with_energy, keep_z=keep_z
+    )
     return h, _nothing(x) if z is None else z, _nothing(x) if energy is None else energy
 
 
@@ -260,7 +275,8 @@ def _linear_gelu_backward(
     use: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     of_energy = None if of_energy is None else of_energy.contiguous()
-    of_z, of_bias = _run("gelu_backward", use, gradient.contiguous(), z, of_energy)
+    version = 1 if of_energy is None else 2
+    of_z, of_bias = _run("gelu_backward", use, version, gradient.contiguous(), z, of_energy)
     with torch.autocast(x.device.type, enabled=False):
         of_weight = of_z.flatten(0, 2).t() @ x.flatten(0, 2)
         return of_z @ weight, of_weight, of_bias.to(bias.dtype)
@@ -315,7 +331,7 @@ def linear_scale_residual(
     gets no gradient. z is kept for the backward pass in place of h and may be empty without one.
     """
     return _run(
-        "linear_scale_residual", use, h, weight, bias, residual,
+        "linear_scale_residual", use, 1 if scale is None else 2, h, weight, bias, residual,
         scale=scale, shift=shift, gamma=gamma, keep=keep,
     )  # fmt: skip
 
@@ -354,7 +370,7 @@ def _linear_scale_residual_backward(
     if scale is None:
         of_h, a, of_scale = of_a, torch.nn.functional.gelu(z), None
     else:
-        of_h, a, of_scale = _run("scale_backward", use, of_a, z, scale.contiguous(), shift)
+        of_h, a, of_scale = _run("scale_backward", use, 2, of_a, z, scale.contiguous(), shift)
     with torch.autocast(z.device.type, enabled=False):
         of_weight, of_bias = rows.t() @ a.flatten(0, 2), rows.sum(0, dtype=_wide(z))
         of_gamma = of_shift = None
