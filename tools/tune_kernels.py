@@ -8,10 +8,10 @@
 
 First every kernel in every configuration, and whole blocks with all their gradients, are compared
 with plain PyTorch in float64, on fresh random inputs: the error may be at most twice that of plain
-PyTorch in the same data type, plus one rounding of the largest value. A kernel that fails ends the
-run. Then the configurations are timed for the maps of Tiny's, Base's and Large's stages, and the
-fastest beside the plain operators it replaces: interleaved rounds, CUDA events, medians, launches
-included as in eager mode.
+PyTorch in the same data type, plus one rounding of the largest value (1e-6 in float32). A kernel
+that fails ends the run. Then the configurations are timed for the maps of Tiny's, Base's and Large's
+stages, and the fastest beside the plain operators it replaces: interleaved rounds, CUDA events,
+medians, launches included as in eager mode.
 
 The table goes to ~/.cache/convnext-backbones/tuned/DEVICE.json, from where the kernels are switched
 on for shapes near the measured ones, on this device alone. It is written after every shape, and a
@@ -46,7 +46,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 IMAGES = ((64, 224, 224), (2, 512, 512), (2, 800, 1344))
 CHECKED_MAP = (3, 19, 21)  # n, h, w: no tile divides it
 CHECKED_CHANNELS = (40, 80, 352, 2816)  # beside those that are timed: Atto, Nano, Huge
-INTERPRETED = ((2, 5, 7, 24),)
+INTERPRETED = ((2, 3, 7, 24),)
 SMALL = {
     "depthwise": {"rows": 2, "columns": 8, "channels": 16, "num_warps": 1},
     "weight_gradient": {"rows": 2, "columns": 4, "channels": 16, "num_warps": 1, "spread": 4},
@@ -241,7 +241,9 @@ def check_shape(device: str, dtype: torch.dtype, shape: tuple, interpret: bool, 
             reference = plain(*given64, **options64)
             worst = 0.0
             for config in configurations(name, dtype, interpret):
-                found = kernel(*given, **options, config=config)
+                found = fitting(functools.partial(kernel, *given, **options, config=config))
+                if found is None:
+                    continue
                 where = f"{name} v{version} on {shape} in {dtype}, {config},"
                 worst = max(worst, _compare(where, found, usual, reference, dtype, interpret))
             lines.append(_line(f"{name} v{version}", shape, dtype, worst))
@@ -249,6 +251,16 @@ def check_shape(device: str, dtype: torch.dtype, shape: tuple, interpret: bool, 
         worst = _check_block(t, exact, version, dtype, shape)
         lines.append(_line(f"block v{version}", shape, dtype, worst))
     return "\n".join(lines)
+
+
+def fitting(run):
+    """What `run` returns; None where its tiles need more shared memory than the device has."""
+    from triton.runtime.errors import OutOfResources
+
+    try:
+        return run()
+    except OutOfResources:
+        return None
 
 
 def _versions(kernel: str) -> tuple[int, ...]:
@@ -262,7 +274,7 @@ def _line(label: str, shape: tuple, dtype: torch.dtype, worst: float) -> str:
 
 
 def _check_block(t, exact, version: int, dtype, shape) -> float:
-    from convnext_backbones.kernels.triton_ops import plain_block, triton_block
+    from convnext_backbones.kernels.triton_ops import KERNELS, plain_block, triton_block
 
     names = ["x", "dw_weight", "dw_bias", "norm_weight", "norm_bias", "w1", "b1", "w2", "b2"]
     names += ["layer_scale"] if version == 1 else ["grn_gamma", "grn_beta"]
@@ -272,7 +284,8 @@ def _check_block(t, exact, version: int, dtype, shape) -> float:
         out = block(**given, norm_eps=1e-6, keep=tensors["keep"])
         return out.detach(), *torch.autograd.grad(out, list(given.values()), tensors["gradient"])
 
-    found, usual = outcome(triton_block, t), outcome(plain_block, t)
+    found = outcome(functools.partial(triton_block, use=KERNELS), t)
+    usual = outcome(plain_block, t)
     where = f"block v{version} on {shape} in {dtype}"
     return _compare(where, found, usual, outcome(plain_block, exact), dtype, interpret=False)
 
@@ -282,7 +295,7 @@ def _compare(where: str, found, usual, reference, dtype: torch.dtype, interpret:
     if isinstance(found, Tensor):
         found, usual, reference = (found,), (usual,), (reference,)
     worst = 0.0
-    rounding = torch.finfo(dtype).eps
+    rounding = max(torch.finfo(dtype).eps, 1e-6)
     allowed = 4 if interpret and dtype == torch.bfloat16 else 2
     for index, (ours, plain, exact) in enumerate(zip(found, usual, reference, strict=True)):
         if exact is None:
@@ -362,6 +375,8 @@ def _measured(name, kernel, plain, t, version, dtype, shape, rounds) -> dict:
     best, config = None, None
     for candidate in configurations(name, dtype, interpret=False):
         run = functools.partial(kernel, *given, **options, config=candidate)
+        if fitting(run) is None:
+            continue
         (time,) = interleaved([run], 3)
         if best is None or time < best:
             best, config = time, candidate
