@@ -220,6 +220,17 @@ def test_training_keeps_six_values_for_each_of_the_input(version, plain):
     assert fast < 0.6 * kept()
 
 
+@BOTH
+def test_a_block_out_of_triton_operators_has_the_values_and_gradients(version, plain, monkeypatch):
+    pytest.importorskip("triton")
+    block = make_block(version, dtype=torch.float64, drop_path_rate=0.5)
+    x = make_input(4, 6, 5, dtype=torch.float64)
+    monkeypatch.setattr(dispatch, "_has_triton_kernels", lambda *_: True)
+    results = values_and_gradients(block, x)  # without a GPU the operators run their plain twins
+    plain()
+    assert max(differences(results, values_and_gradients(block, x))) < 1e-13
+
+
 def test_hooks_of_a_part_are_called():
     block, x, called = make_block(2), make_input(1, 8, 8), []
     block.grn.register_forward_hook(lambda *_: called.append("grn"))

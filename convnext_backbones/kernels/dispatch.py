@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from . import triton_choice
 from .block import Settings, Weights, fast_block
 
 enabled = True  # False: every block runs the plain steps of Block.forward
@@ -33,13 +34,44 @@ def can_run(module: nn.Module, x: Tensor, parts: tuple[type, ...]) -> bool:
 
 def run(module: nn.Module, x: Tensor) -> Tensor:
     """(N, C, H, W) channels-last to the same, through the Block."""
-    settings = Settings(
-        dilation=module.dwconv.dilation[0],
-        norm_eps=module.norm.eps,
-        grn_eps=0.0 if module.grn is None else module.grn.eps,
-        dtype=_arithmetic(x),
+    weights, keep = _weights(module), module.drop_path.factor(x)
+    grn_eps = 0.0 if module.grn is None else module.grn.eps
+    if _has_triton_kernels(module, x):
+        return _triton(x, keep, weights, module.norm.eps, grn_eps)
+    settings = Settings(module.dwconv.dilation[0], module.norm.eps, grn_eps, _arithmetic(x))
+    return fast_block(x, keep, weights, settings)
+
+
+def _has_triton_kernels(module: nn.Module, x: Tensor) -> bool:
+    """Was a kernel measured to be faster on this device, at this shape? See triton_choice."""
+    if not x.is_cuda or module.dwconv.dilation != (1, 1) or not triton_choice.available(x.device):
+        return False
+    n, c, height, width = x.shape
+    version = 1 if module.grn is None else 2
+    return bool(triton_choice.tuned(x.device, _arithmetic(x), n, height, width, c, version))
+
+
+def _triton(x: Tensor, keep: Tensor | None, w: Weights, norm_eps: float, grn_eps: float) -> Tensor:
+    from .triton_ops import triton_block  # here: Triton is large, and not everywhere
+
+    out = triton_block(
+        x.permute(0, 2, 3, 1),
+        w.dwconv,
+        w.dwconv_bias,
+        w.norm,
+        w.norm_bias,
+        norm_eps,
+        w.pwconv1,
+        w.pwconv1_bias,
+        w.pwconv2,
+        w.pwconv2_bias,
+        layer_scale=w.gamma,
+        grn_gamma=w.grn_gamma,
+        grn_beta=w.grn_beta,
+        grn_eps=grn_eps,
+        keep=None if keep is None else keep.flatten(),
     )
-    return fast_block(x, module.drop_path.factor(x), _weights(module), settings)
+    return out.permute(0, 3, 1, 2)  # NHWC -> NCHW
 
 
 def _arithmetic(x: Tensor) -> torch.dtype:
