@@ -48,7 +48,7 @@ CHECKED_MAP = (3, 19, 21)  # n, h, w: no tile divides it
 CHECKED_CHANNELS = (40, 80, 352, 2816)  # beside those that are timed: Atto, Nano, Huge
 INTERPRETED = ((2, 3, 7, 24),)
 SMALL = {
-    "depthwise": {"rows": 2, "columns": 8, "channels": 16, "num_warps": 1},
+    "depthwise": {"rows": 4, "columns": 8, "channels": 16, "num_warps": 1},
     "weight_gradient": {"rows": 2, "columns": 4, "channels": 16, "num_warps": 1, "spread": 4},
     "layer_norm": {"values": 128, "num_warps": 1, "spread": 4},
     "linear": {"positions": 16, "outputs": 32, "inputs": 16, "num_warps": 1, "num_stages": 1},
