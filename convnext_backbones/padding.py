@@ -20,6 +20,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .errors import UserError
 
+try:  # what torch.compiler.disable does, but it imports the compiler (1.5 s) when first called
+    from torch._compile import _disable_dynamo as _not_compiled
+except ImportError:
+    _not_compiled = torch.compiler.disable
+
 Sizes = Sequence[tuple[int, int]] | Tensor  # a height and a width in pixels for each image
 
 
@@ -77,7 +82,7 @@ def note_image_sizes(images: Tensor, image_sizes: Sizes) -> None:
     _NOTED[images] = image_sizes
 
 
-@torch.compiler.disable
+@_not_compiled
 def noted_image_sizes(images: Tensor) -> Sizes | None:
     """The sizes noted for this batch; None if nothing in it is padding.
 

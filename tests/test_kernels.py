@@ -304,6 +304,11 @@ def test_training_works_after_inference_mode():
     assert done
 
 
+def test_the_meta_device_is_left_to_the_plain_steps():
+    block = Block(8, version=2).to("meta")
+    assert block(make_input(1, 8, 8).to("meta")).shape == (1, 8, 8, 8)
+
+
 def test_a_map_without_images_or_positions_is_left_to_the_plain_steps():
     block = make_block(2)
     assert block(make_input(0, 8, 8)).shape == (0, 8, 8, 8)

@@ -29,7 +29,7 @@ from . import depthwise
 from .linear import linear, linear_add, linear_gelu
 
 PART = 2**21  # values of a 4C wide map at a time
-ROWS = 512  # positions at a time whose squares are summed
+ROWS = 1024  # positions at a time whose squares are summed
 
 
 _SCRATCH = threading.local()

@@ -18,7 +18,9 @@ def can_run(module: nn.Module, x: Tensor, parts: tuple[type, ...]) -> bool:
     """
     if not enabled or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    if type(x) is not Tensor or x.numel() == 0 or _arithmetic(x) == torch.float16 or _intercepted():
+    if type(x) is not Tensor or x.numel() == 0 or x.device.type not in ("cpu", "cuda"):
+        return False
+    if _arithmetic(x) == torch.float16 or _intercepted():
         return False
     if any(type(part) not in parts or _hooked(part) for part in module.children()):
         return False
