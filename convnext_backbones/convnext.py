@@ -118,8 +118,8 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        if inside is None and dispatch.can_run(self, x, BLOCK_PARTS):
-            return dispatch.run(self, x)  # the steps below in another arrangement, faster
+        if dispatch.can_run(self, x, BLOCK_PARTS):
+            return dispatch.run(self, x, inside)  # the steps below in another arrangement, faster
         shortcut = x
         if inside is not None:
             x = x * inside[:, None]

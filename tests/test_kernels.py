@@ -104,6 +104,32 @@ def test_a_backbone_has_the_values_and_gradients_of_the_plain_steps(cls, with_cp
     assert max(differences(fast, all_gradients())) < 1e-12
 
 
+@pytest.mark.parametrize("part", [block_module.PART, 3000])
+@BOTH
+def test_a_padded_batch_has_the_values_and_gradients_of_the_plain_steps(
+    version, part, plain, monkeypatch
+):
+    monkeypatch.setattr(block_module, "PART", part)
+    block = make_block(version, dtype=torch.float64, drop_path_rate=0.5)
+    x = make_input(3, 17, 20, dtype=torch.float64)
+    inside = torch.zeros(3, 17, 20, dtype=torch.bool)
+    for k, (h, w) in enumerate([(17, 20), (9, 20), (1, 13)]):
+        inside[k, :h, :w] = True
+
+    def padded(x):
+        return block(x, inside)
+
+    padded.parameters = block.parameters
+    fast = values_and_gradients(padded, x)
+    with torch.no_grad():
+        fast.append(block.eval()(x, inside))
+    plain()
+    reference = values_and_gradients(block.train() and padded, x)
+    with torch.no_grad():
+        reference.append(block.eval()(x, inside))
+    assert max(differences(fast, reference)) < 1e-13
+
+
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("size", [(5, 70), (50, 49), (1, 1)])
 def test_depthwise_gradients_are_those_of_torch(size, dilation):

@@ -60,22 +60,32 @@ class Settings(NamedTuple):
     dtype: torch.dtype  # of the arithmetic and of the result
 
 
-def fast_block(x: Tensor, keep: Tensor | None, weights: Weights, settings: Settings) -> Tensor:
-    """(N, C, H, W) channels-last to the same. keep: (N, 1, 1, 1) factors of the branch, or None."""
+def fast_block(
+    x: Tensor, keep: Tensor | None, inside: Tensor | None, weights: Weights, settings: Settings
+) -> Tensor:
+    """(N, C, H, W) channels-last to the same.
+
+    keep: (N, 1, 1, 1) factors of the branch. inside: (N, H, W), False where a batch is padding.
+    """
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights)):
-        return _Block.apply(x, keep, settings, *weights)
+        return _Block.apply(x, keep, inside, settings, *weights)
     with torch.autocast(x.device.type, enabled=False):
-        return _inference(x, keep, weights, settings)
+        return _inference(x, keep, inside, weights, settings)
 
 
-def plain_block(x: Tensor, keep: Tensor | None, weights: Weights, settings: Settings) -> Tensor:
+def plain_block(
+    x: Tensor, keep: Tensor | None, inside: Tensor | None, weights: Weights, settings: Settings
+) -> Tensor:
     """The same in the steps of Block.forward, for the gradients of gradients."""
     x, w = x.to(settings.dtype), _cast(weights, settings.dtype)
-    y = _depthwise(x, w, settings).permute(0, 2, 3, 1)
+    y = _depthwise(_seen(x, inside), w, settings).permute(0, 2, 3, 1)
     y = F.layer_norm(y, y.shape[-1:], w.norm, w.norm_bias, settings.norm_eps)
     y = F.gelu(F.linear(y, w.pwconv1, w.pwconv1_bias))
     if w.grn_gamma is not None:
-        energy = _wide(y).square().sum((1, 2))
+        energy = _wide(y).square()
+        if inside is not None:
+            energy = energy * inside[..., None]
+        energy = energy.sum((1, 2))
         scale, _ = _grn_scale(energy, weights.grn_gamma, settings.grn_eps)
         y = y * scale[:, None, None].to(y.dtype) + w.grn_beta
     y = F.linear(y, w.pwconv2, w.pwconv2_bias)
@@ -94,6 +104,11 @@ def _cast(weights: Weights, dtype: torch.dtype) -> Weights:
 
 def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _seen(x: Tensor, inside: Tensor | None) -> Tensor:
+    """What the depthwise convolution sees: zeros in padding, as beyond the map."""
+    return x if inside is None else x * inside[:, None]
 
 
 def _depthwise(x: Tensor, w: Weights, settings: Settings) -> Tensor:
@@ -131,19 +146,25 @@ def _grn_scale_backward(
     return of_energy.masked_fill(norm <= 1e-15, 0), (gradient * relative).sum(0)
 
 
-def _energy(x: Tensor) -> Tensor:
-    """(N, T, K) to the (N, K) sums of squares over positions, in float32 at least."""
+def _energy(x: Tensor, inside: Tensor | None) -> Tensor:
+    """(N, T, K) to the (N, K) sums of squares over positions, in float32 at least.
+
+    inside: (N, T), the positions that count.
+    """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     if x.device.type != "cpu":
+        x = x if inside is None else x * inside[..., None]
         return torch.linalg.vector_norm(x, dim=1, dtype=dtype).square()
     energy = x.new_zeros(x.shape[0], 1, x.shape[2], dtype=dtype)
-    ones = x.new_ones(1, ROWS, dtype=dtype)
+    if inside is None:
+        inside = x.new_ones(1, 1).expand(x.shape[:2])
+    counted = inside.to(dtype)[:, None]
     squares = x.new_empty(ROWS, x.shape[2], dtype=dtype)
     for k in range(x.shape[0]):
-        for rows in x[k].split(ROWS):
+        for rows, ones in zip(x[k].split(ROWS), counted[k].split(ROWS, dim=1), strict=True):
             part = squares[: len(rows)]
             torch.mul(rows, rows, out=part) if x.dtype == dtype else part.copy_(rows).square_()
-            energy[k].addmm_(ones[:, : len(rows)], part)
+            energy[k].addmm_(ones, part)
     return energy[:, 0]
 
 
@@ -218,9 +239,11 @@ def _parts(x: Tensor, whole_images: bool = False) -> Iterator[tuple[slice, slice
 # Without gradients
 
 
-def _inference(x: Tensor, keep: Tensor | None, weights: Weights, settings: Settings) -> Tensor:
+def _inference(
+    x: Tensor, keep: Tensor | None, inside: Tensor | None, weights: Weights, settings: Settings
+) -> Tensor:
     w, x = _cast(weights, settings.dtype), x.to(settings.dtype)
-    y, normed, _, _ = _depthwise_and_norm(x, w, settings)
+    y, normed, _, _ = _depthwise_and_norm(_seen(x, inside), w, settings)
     shortcut = x.permute(0, 2, 3, 1).reshape_as(normed)
     if w.grn_gamma is None:
         second, _ = _second(shortcut, keep, None, w)
@@ -231,7 +254,8 @@ def _inference(x: Tensor, keep: Tensor | None, weights: Weights, settings: Setti
             out = _put(out, part, parts, second.of(part[0])(a, shortcut[part]))
     else:
         a = linear_gelu(normed, w.pwconv1, w.pwconv1_bias)
-        scale, _ = _grn_scale(_energy(a), weights.grn_gamma, settings.grn_eps)
+        counted = None if inside is None else inside.flatten(1)
+        scale, _ = _grn_scale(_energy(a, counted), weights.grn_gamma, settings.grn_eps)
         second, scale = _second(shortcut, keep, scale, w)
         if scale is not None:
             a *= scale
@@ -244,40 +268,42 @@ def _inference(x: Tensor, keep: Tensor | None, weights: Weights, settings: Setti
 
 class _Block(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, keep, settings, *weights):
+    def forward(ctx, x, keep, inside, settings, *weights):
         weights = Weights(*weights)
         with torch.autocast(x.device.type, enabled=False):
-            out, kept = _forward(x, keep, weights, settings)
-        ctx.save_for_backward(x, keep, *kept, *weights)
+            out, kept = _forward(x, keep, inside, weights, settings)
+        ctx.save_for_backward(x, keep, inside, *kept, *weights)
         ctx.settings = settings
         return out
 
     @staticmethod
     def backward(ctx, gradient):
-        x, keep, y, mean, rstd, z, energy, *weights = ctx.saved_tensors
+        x, keep, inside, y, mean, rstd, z, energy, *weights = ctx.saved_tensors
         weights, settings = Weights(*weights), ctx.settings
-        needs = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
+        needs = (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
         with torch.autocast(x.device.type, enabled=False):
             if torch.is_grad_enabled():  # the gradients are to be differentiated again
                 inputs = [t for t, need in zip((x, *weights), needs, strict=True) if need]
-                out = plain_block(x, keep, weights, settings)
+                out = plain_block(x, keep, inside, weights, settings)
                 found = iter(torch.autograd.grad(out, inputs, gradient, create_graph=True))
                 of_x, *of_weights = (next(found) if need else None for need in needs)
             else:
                 kept = (y, mean, rstd, z, energy)
-                of_x, of_weights = _backward(gradient, x, keep, *kept, weights, settings, needs)
+                of_x, of_weights = _backward(
+                    gradient, x, keep, inside, *kept, weights, settings, needs
+                )
                 of_weights = [
                     g.to(t.dtype) if need and g is not None else None
                     for g, t, need in zip(of_weights, weights, needs[1:], strict=True)
                 ]
                 of_x = None if of_x is None else of_x.to(x.dtype)
-        return of_x, None, None, *of_weights
+        return of_x, None, None, None, *of_weights
 
 
-def _forward(x, keep, weights, settings):
+def _forward(x, keep, inside, weights, settings):
     """The result, and what the backward pass keeps beside x."""
     w, x = _cast(weights, settings.dtype), x.to(settings.dtype)
-    y, normed, mean, rstd = _depthwise_and_norm(x, w, settings)
+    y, normed, mean, rstd = _depthwise_and_norm(_seen(x, inside), w, settings)
     z = linear(normed, w.pwconv1, w.pwconv1_bias)
     parts = list(_parts(normed))
     memory = _scratch(0, z[parts[0]])  # of a, for a part
@@ -286,7 +312,8 @@ def _forward(x, keep, weights, settings):
         energy = z.new_zeros(len(z), z.shape[2], dtype=_wide(z[:0]).dtype)
         for part in parts:
             a = _gelu(z[part], memory)
-            energy[part[0]] += _energy(a)
+            counted = None if inside is None else inside.flatten(1)[part]
+            energy[part[0]] += _energy(a, counted)
         scale, _ = _grn_scale(energy, weights.grn_gamma, settings.grn_eps)
     shortcut = x.permute(0, 2, 3, 1).reshape_as(normed)
     second, scale = _second(shortcut, keep, scale, w)
@@ -328,7 +355,7 @@ def _gelu(z: Tensor, out: Tensor) -> Tensor:
     return torch.ops.aten.gelu.out(z, out=out[: z.shape[0], : z.shape[1]])
 
 
-def _backward(gradient, x, keep, y, mean, rstd, z, energy, weights, settings, needs):
+def _backward(gradient, x, keep, inside, y, mean, rstd, z, energy, weights, settings, needs):
     """The gradients of x and of the weights, from (N, C, H, W), that of the result."""
     dtype = settings.dtype
     w = _cast(weights, dtype)
@@ -394,7 +421,8 @@ def _backward(gradient, x, keep, y, mean, rstd, z, energy, weights, settings, ne
             scaled = a * scale[images] if version2 else a
             of_pwconv2 = _add_mm(of_pwconv2, out[part].flatten(0, 1).t(), scaled.flatten(0, 1))
         if version2:
-            of_a.addcmul_(a, 2 * of_energy[images, None].to(dtype))
+            counted = a if inside is None else a * inside.flatten(1)[part][..., None]
+            of_a.addcmul_(counted, 2 * of_energy[images, None].to(dtype))
         of_z = torch.ops.aten.gelu_backward.grad_input(of_a, z[part], grad_input=of_a)
         of_z = of_z.flatten(0, 1)
         of_pwconv1 = _add_mm(of_pwconv1, of_z.t(), normed[part].flatten(0, 1))
@@ -414,10 +442,10 @@ def _backward(gradient, x, keep, y, mean, rstd, z, energy, weights, settings, ne
         of_normed.view_as(y), y, (c,), mean, rstd, w.norm, w.norm_bias, (True, True, True)
     )
     of_x, of_dwconv, of_dwconv_bias = depthwise.backward(
-        of_y.permute(0, 3, 1, 2), x, w.dwconv, settings.dilation, needs[:2]
+        of_y.permute(0, 3, 1, 2), _seen(x, inside), w.dwconv, settings.dilation, needs[:2]
     )
     if of_x is not None:
-        of_x += gradient
+        of_x = _seen(of_x, inside).add_(gradient)
     return of_x, Weights(
         dwconv=of_dwconv,
         dwconv_bias=of_dwconv_bias,

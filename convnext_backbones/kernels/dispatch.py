@@ -34,14 +34,14 @@ def can_run(module: nn.Module, x: Tensor, parts: tuple[type, ...]) -> bool:
     return all(t.dtype == x.dtype for t in weights)
 
 
-def run(module: nn.Module, x: Tensor) -> Tensor:
-    """(N, C, H, W) channels-last to the same, through the Block."""
+def run(module: nn.Module, x: Tensor, inside: Tensor | None) -> Tensor:
+    """What module(x, inside) gives: (N, C, H, W) channels-last to the same."""
     weights, keep = _weights(module), module.drop_path.factor(x)
     grn_eps = 0.0 if module.grn is None else module.grn.eps
-    if _has_triton_kernels(module, x):
+    if inside is None and _has_triton_kernels(module, x):
         return _triton(x, keep, weights, module.norm.eps, grn_eps)
     settings = Settings(module.dwconv.dilation[0], module.norm.eps, grn_eps, _arithmetic(x))
-    return fast_block(x, keep, weights, settings)
+    return fast_block(x, keep, inside, weights, settings)
 
 
 def _has_triton_kernels(module: nn.Module, x: Tensor) -> bool:
