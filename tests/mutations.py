@@ -1,4 +1,4 @@
-"""Ten deliberate one-line faults in the model, and the tests that catch them.
+"""Twelve deliberate one-line faults in the model, and the tests that catch them.
 
     python tests/mutations.py        # two minutes; exit status 1 if a fault is not caught
 
@@ -17,7 +17,12 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "convnext_backbones"
-TESTS = ("tests/test_convnext.py", "tests/test_classifier.py", "tests/peers/test_timm.py")
+TESTS = (
+    "tests/test_convnext.py",
+    "tests/test_classifier.py",
+    "tests/test_kernels.py",
+    "tests/peers/test_timm.py",
+)
 
 
 class Mutation(NamedTuple):
@@ -86,6 +91,18 @@ MUTATIONS = (
         "classifier.py",
         "pooled = self.norm(maps[-1].mean(dim=(2, 3)))",
         "pooled = self.norm(maps[-1].permute(0, 2, 3, 1)).mean(dim=(1, 2))",
+    ),
+    Mutation(
+        "GRN's gradient forgets the mean of the norms",
+        "kernels/block.py",
+        "of_norm = (through - (through * relative).mean(-1, keepdim=True)) / mean",
+        "of_norm = through / mean",
+    ),
+    Mutation(
+        "the depthwise convolution's input gradient does not flip the taps",
+        "kernels/depthwise.py",
+        "flipped = weight.flip(2, 3)",
+        "flipped = weight",
     ),
 )
 

@@ -132,7 +132,9 @@ def test_a_padded_batch_has_the_values_and_gradients_of_the_plain_steps(
 
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("size", [(5, 70), (50, 49), (1, 1)])
-def test_depthwise_gradients_are_those_of_torch(size, dilation):
+@pytest.mark.parametrize("fast", [True, False])
+def test_depthwise_gradients_are_those_of_torch(fast, size, dilation, monkeypatch):
+    monkeypatch.setattr(depthwise, "FAST", fast)
     weight = random_images(8, 1, 7, 7, dtype=torch.float64)
     x, gradient = (make_input(2, *size, dtype=torch.float64).mul(k) for k in (1, 3))
     needs = (True, True)
@@ -255,6 +257,15 @@ def test_a_block_out_of_triton_operators_has_the_values_and_gradients(version, p
     results = values_and_gradients(block, x)  # without a GPU the operators run their plain twins
     plain()
     assert max(differences(results, values_and_gradients(block, x))) < 1e-13
+
+
+def test_a_map_that_is_not_channels_last_is_taken():
+    block, x = make_block(2, dtype=torch.float64), random_images(2, 8, 9, 10, dtype=torch.float64)
+    channels_last = x.contiguous(memory_format=torch.channels_last)
+    pairs = zip(
+        values_and_gradients(block, x), values_and_gradients(block, channels_last), strict=True
+    )
+    assert all(relative_difference(a, b) < 1e-13 for a, b in pairs)
 
 
 def test_hooks_of_a_part_are_called():

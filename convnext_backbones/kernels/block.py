@@ -334,10 +334,11 @@ def _scratch(slot: int, like: Tensor) -> Tensor:
     """
     if like.device.type != "cpu" or like.dtype != torch.float32 or like.numel() > PART:
         return torch.empty_like(like)
-    if slot not in _SCRATCH.__dict__.setdefault("slots", {}):
+    slots = _SCRATCH.__dict__.setdefault("slots", {})
+    if slot not in slots or slots[slot].numel() < like.numel():
         with torch.inference_mode(False):
-            _SCRATCH.slots[slot] = torch.empty(PART)
-    return _SCRATCH.slots[slot][: like.numel()].view(like.shape)
+            slots[slot] = torch.empty(PART)
+    return slots[slot][: like.numel()].view(like.shape)
 
 
 def _put(out: Tensor, part: tuple[slice, slice], parts: list, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The depthwise convolution's gradients on a CPU, by convolutions that oneDNN is fast at.
+"""The depthwise convolution's gradients on x86, by convolutions that oneDNN is fast at.
 
 oneDNN's own weight gradient takes twenty times as long as its forward convolution. But the weight
 gradient is itself a depthwise convolution: of the padded input with the output's gradient as
@@ -6,10 +6,13 @@ kernel, which leaves one position for each tap. And the input gradient is the fo
 with flipped taps.
 """
 
+import platform
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+FAST = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
 TILE = 48  # positions; oneDNN handles a kernel as large as a whole map, but slower
 
 
@@ -53,7 +56,7 @@ def backward(
     gradient: Tensor, x: Tensor, weight: Tensor, dilation: int, needs: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """The gradients of x, of the weight, each if needed, and of the bias."""
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and FAST:
         of_x = input_gradient(gradient, weight, dilation) if needs[0] else None
         size = weight.shape[-1]
         of_weight = weight_gradient(x, gradient, size, dilation) if needs[1] else None
