@@ -21,7 +21,7 @@ demo-detectron2: setup
 	$(RUN) tools/train_detectron2.py configs/detectron2/coco_mask_rcnn_convnextv2_atto.py --sample
 
 test: setup
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
 
 test-slow: setup
 	$(RUN) -m pytest -m slow

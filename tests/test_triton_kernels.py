@@ -200,7 +200,7 @@ def test_vectors_may_be_float32_beside_a_bfloat16_map():
 
 
 @needs_triton
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
 def test_every_kernel_compiles_for_a_gpu_that_is_not_there(capability, tmp_path):
     """What the interpreter does not see: types, layouts, shared memory. Needs no GPU."""
     code = f"""
