@@ -372,10 +372,12 @@ def assert_prepared_inside(model, call, tolerance):
 
 def test_mmsegmentation_gives_the_same_logits_with_a_prepared_backbone():
     pytest.importorskip("mmseg")
+    from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
     from convnext_backbones.adapters import openmmlab
 
+    init_default_scope("mmseg")  # an earlier test's scope stays otherwise
     model = MODELS.build(
         dict(
             type="mmseg.EncoderDecoder",
@@ -403,10 +405,12 @@ def test_mmsegmentation_gives_the_same_logits_with_a_prepared_backbone():
 def test_mmdetection_gives_the_same_maps_with_a_prepared_backbone(ignore_padding):
     pytest.importorskip("mmdet")
     from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
 
     from convnext_backbones.adapters import openmmlab
     from convnext_backbones.padding import note_image_sizes
 
+    init_default_scope("mmdet")  # an earlier test's scope stays otherwise
     model = MODELS.build(
         dict(
             type="mmdet.FCOS",
