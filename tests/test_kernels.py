@@ -18,6 +18,11 @@ BOTH = pytest.mark.parametrize("version", [1, 2])
 ARCH = dict(depths=(1, 2), dims=(8, 16))
 
 
+@pytest.fixture(autouse=True)
+def small_maps_too(monkeypatch):
+    monkeypatch.setattr(dispatch, "SMALLEST", 0)
+
+
 @pytest.fixture
 def plain(monkeypatch):
     """Call it to switch the fast paths off, or on again."""
@@ -266,6 +271,13 @@ def test_a_map_that_is_not_channels_last_is_taken():
         values_and_gradients(block, x), values_and_gradients(block, channels_last), strict=True
     )
     assert all(relative_difference(a, b) < 1e-13 for a, b in pairs)
+
+
+def test_a_small_map_is_left_to_the_plain_steps(monkeypatch):
+    monkeypatch.undo()
+    block = Block(96, version=2)
+    assert not dispatch.can_run(block, make_input(1, 8, 8, dim=96), BLOCK_PARTS)
+    assert dispatch.can_run(block, make_input(1, 56, 56, dim=96), BLOCK_PARTS)
 
 
 def test_hooks_of_a_part_are_called():

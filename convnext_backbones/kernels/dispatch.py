@@ -7,6 +7,7 @@ from . import triton_choice
 from .block import Settings, Weights, fast_block
 
 enabled = True  # False: every block runs the plain steps of Block.forward
+SMALLEST = 2**23  # N * C * C * H * W; below it a CPU spends more on more operators than it saves
 
 
 def can_run(module: nn.Module, x: Tensor, parts: tuple[type, ...]) -> bool:
@@ -19,6 +20,8 @@ def can_run(module: nn.Module, x: Tensor, parts: tuple[type, ...]) -> bool:
     if not enabled or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     if type(x) is not Tensor or x.numel() == 0 or x.device.type not in ("cpu", "cuda"):
+        return False
+    if x.device.type == "cpu" and x.numel() * x.shape[1] < SMALLEST:
         return False
     if _arithmetic(x) == torch.float16 or _intercepted():
         return False
