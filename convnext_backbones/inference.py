@@ -21,11 +21,12 @@ from torch.nn import functional as F
 from .convnext import Block, Downsample, LayerNorm2d, Trunk
 from .errors import UserError
 from .kernels import cpu_block
+from .kernels.block import grn_scale
+from .kernels.dispatch import hooked
 from .padding import Sizes, inside_masks
 from .refusals import check_images
 
 ROWS = 1024  # positions at a time, so that their squares stay in the cache
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def prepare_for_inference(
@@ -149,7 +150,7 @@ def _is_standard(module: nn.Module) -> bool:
     for part, standard in itertools.zip_longest(module.modules(), reference.modules()):
         if type(part) is not type(standard) or part.extra_repr() != standard.extra_repr():
             return False
-        if "forward" in vars(part) or any(getattr(part, name) for name in _HOOKS):
+        if "forward" in vars(part) or hooked(part):
             return False
     tensors = [*module.named_parameters(), *module.named_buffers()]
     return (
@@ -424,5 +425,4 @@ class PreparedBlock(nn.Module):
         if y.device.type == "cpu" and not fixed:
             pieces = tokens.split(ROWS, dim=1)
         energy = sum(piece.to(self.grn_gamma.dtype).square().sum(1) for piece in pieces)
-        norm = energy.clamp_min(1e-30).sqrt()
-        return 1 + self.grn_gamma * norm / (norm.mean(-1, keepdim=True) + self.grn_eps)
+        return grn_scale(energy, self.grn_gamma, self.grn_eps)[0]

@@ -86,7 +86,7 @@ def plain_block(
         if inside is not None:
             energy = energy * inside[..., None]
         energy = energy.sum((1, 2))
-        scale, _ = _grn_scale(energy, weights.grn_gamma, settings.grn_eps)
+        scale, _ = grn_scale(energy, weights.grn_gamma, settings.grn_eps)
         y = y * scale[:, None, None].to(y.dtype) + w.grn_beta
     y = F.linear(y, w.pwconv2, w.pwconv2_bias)
     if w.gamma is not None:
@@ -128,9 +128,9 @@ def _depthwise_and_norm(
     return y, normed.view(n, height * width, c), mean, rstd
 
 
-def _grn_scale(energy: Tensor, gamma: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def grn_scale(energy: Tensor, gamma: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """(N, 4C) sums of squares to GRN's factor 1 + gamma * norm / mean(norm), and the norm."""
-    norm = energy.clamp_min(1e-30).sqrt()
+    norm = energy.clamp_min(1e-30).sqrt()  # the clamp keeps the gradient of an all-zero map 0
     return 1 + _wide(gamma) * norm / (norm.mean(-1, keepdim=True) + eps), norm
 
 
@@ -255,7 +255,7 @@ def _inference(
     else:
         a = linear_gelu(normed, w.pwconv1, w.pwconv1_bias)
         counted = None if inside is None else inside.flatten(1)
-        scale, _ = _grn_scale(_energy(a, counted), weights.grn_gamma, settings.grn_eps)
+        scale, _ = grn_scale(_energy(a, counted), weights.grn_gamma, settings.grn_eps)
         second, scale = _second(shortcut, keep, scale, w)
         if scale is not None:
             a *= scale
@@ -314,7 +314,7 @@ def _forward(x, keep, inside, weights, settings):
             a = _gelu(z[part], memory)
             counted = None if inside is None else inside.flatten(1)[part]
             energy[part[0]] += _energy(a, counted)
-        scale, _ = _grn_scale(energy, weights.grn_gamma, settings.grn_eps)
+        scale, _ = grn_scale(energy, weights.grn_gamma, settings.grn_eps)
     shortcut = x.permute(0, 2, 3, 1).reshape_as(normed)
     second, scale = _second(shortcut, keep, scale, w)
     out = normed  # takes its place part by part: the backward pass computes it again
@@ -386,7 +386,7 @@ def _backward(gradient, x, keep, inside, y, mean, rstd, z, energy, weights, sett
     elif w.gamma is not None:
         out2 = out * w.gamma
     if version2:
-        scale, norm = _grn_scale(energy, weights.grn_gamma, settings.grn_eps)
+        scale, norm = grn_scale(energy, weights.grn_gamma, settings.grn_eps)
         scale = scale[:, None].to(dtype)  # (N, 1, 4C)
         of_energy, of_grn_gamma = torch.empty_like(energy), 0
 

@@ -25,7 +25,7 @@ def can_run(module: nn.Module, x: Tensor, parts: tuple[type, ...]) -> bool:
         return False
     if _arithmetic(x) == torch.float16 or _intercepted():
         return False
-    if any(type(part) not in parts or _hooked(part) for part in module.children()):
+    if any(type(part) not in parts or hooked(part) for part in module.children()):
         return False
     weights = [t for t in _weights(module) if t is not None]
     if len(weights) < (10 if module.grn is not None else 8) or module.act.approximate != "none":
@@ -101,7 +101,8 @@ def _weights(module: nn.Module) -> Weights:
     )
 
 
-def _hooked(part: nn.Module) -> bool:
+def hooked(part: nn.Module) -> bool:
+    """Does something watch or change what this module computes?"""
     return bool(
         part._forward_hooks
         or part._forward_pre_hooks

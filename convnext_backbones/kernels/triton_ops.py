@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 
 from . import triton_depthwise, triton_linear
+from .block import grn_scale
 from .triton_choice import tuned
 from .triton_depthwise import plain_depthwise_norm
-from .triton_linear import plain_linear_gelu, plain_linear_scale_residual
+from .triton_linear import _wide, plain_linear_gelu, plain_linear_scale_residual
 
 # name -> what runs as a kernel, and its plain twin
 KERNELS = {
@@ -94,7 +95,7 @@ def triton_block(
         x, dw_weight, dw_bias, norm_weight, norm_bias, norm_eps, training, names
     )
     h, z, energy = linear_gelu(normed, w1, b1, grn_gamma is not None, training, names)
-    scale = None if grn_gamma is None else _grn_scale(energy, grn_gamma, grn_eps)
+    scale = None if grn_gamma is None else grn_scale(energy, grn_gamma, grn_eps)[0]
     return linear_scale_residual(h, z, w2, b2, x, scale, grn_beta, layer_scale, keep, names)
 
 
@@ -123,16 +124,10 @@ def plain_block(
     """
     normed, *_ = plain_depthwise_norm(x, dw_weight, dw_bias, norm_weight, norm_bias, norm_eps)
     h, _, energy = plain_linear_gelu(normed, w1.to(x.dtype), b1, with_energy=grn_gamma is not None)
-    scale = None if grn_gamma is None else _grn_scale(energy, grn_gamma, grn_eps)
+    scale = None if grn_gamma is None else grn_scale(energy, grn_gamma, grn_eps)[0]
     return plain_linear_scale_residual(
         h, w2.to(x.dtype), b2, x, scale=scale, shift=grn_beta, gamma=layer_scale, keep=keep
     )
-
-
-def _grn_scale(energy: Tensor, gamma: Tensor, eps: float) -> Tensor:
-    """(N, 4C) sums of squares to GRN's factor 1 + gamma * norm / mean(norm)."""
-    norm = energy.clamp_min(1e-30).sqrt()  # the clamp keeps the gradient of an all-zero map 0
-    return 1 + gamma.to(norm.dtype) * (norm / (norm.mean(dim=-1, keepdim=True) + eps))
 
 
 def _run(name: str, use: str, version: int, *args, **options):
@@ -147,10 +142,6 @@ def _run(name: str, use: str, version: int, *args, **options):
         chosen = name in use.split(",")
     with torch.autocast(x.device.type, enabled=False):
         return (kernel if chosen else plain)(*args, **options)
-
-
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _nothing(x: Tensor) -> Tensor:
