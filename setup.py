@@ -36,7 +36,7 @@ setup(
     python_requires=">=3.11",
     cmdclass={"build_py": BuildWithConfigs},
     packages=find_packages(include=["convnext_backbones", "convnext_backbones.*"]),
-    package_data={"convnext_backbones.kernels": ["*.cpp", "tuned/*.json"]},
+    package_data={"convnext_backbones.kernels": ["amx/*.cpp", "triton/tuned/*.json"]},
     install_requires=["torch>=2.4", "torchvision", "numpy", "safetensors", "filelock", "tqdm"],
     extras_require={
         "openmmlab": [

@@ -4,9 +4,9 @@ import logging
 from pathlib import Path
 
 from .checkpoints import load_pretrained
-from .classifier import ConvNeXtClassifier
-from .convnext import ConvNeXt, ConvNeXtV2
-from .variants import get_variant
+from .network.classifier import ConvNeXtClassifier
+from .network.convnext import ConvNeXt, ConvNeXtV2
+from .network.variants import get_variant
 
 logger = logging.getLogger("convnext_backbones")
 

@@ -18,9 +18,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent
 PACKAGE = "convnext_backbones"
 TESTS = (
-    "tests/test_convnext.py",
-    "tests/test_classifier.py",
-    "tests/test_kernels.py",
+    "tests/network/test_convnext.py",
+    "tests/network/test_classifier.py",
+    "tests/kernels/test_kernels.py",
     "tests/peers/test_timm.py",
 )
 
@@ -35,40 +35,40 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = (
-    Mutation("eps of all norms is 1e-5", "convnext.py", "EPS = 1e-6", "EPS = 1e-5"),
+    Mutation("eps of all norms is 1e-5", "network/convnext.py", "EPS = 1e-6", "EPS = 1e-5"),
     Mutation(
         "GRN's parameters are swapped",
-        "convnext.py",
+        "network/convnext.py",
         "scale = 1 + self.gamma * relative",
         "scale = 1 + self.beta * relative",
     ),
     Mutation(
         "GRN pools over the width alone",
-        "convnext.py",
+        "network/convnext.py",
         "sum(dim=(1, 2), keepdim=True)",
         "sum(dim=2, keepdim=True)",
     ),
     Mutation(
         "GRN computes its norms in half precision",
-        "convnext.py",
+        "network/convnext.py",
         "wide = x if x.dtype == torch.float64 else x.float()",
         "wide = x",
     ),
     Mutation(
         "drop path does not divide by the keep probability",
-        "convnext.py",
+        "network/convnext.py",
         "return mask / keep if keep > 0.0 else mask",
         "return mask",
     ),
     Mutation(
         "drop path grows over the built stages alone",
-        "convnext.py",
+        "network/convnext.py",
         "rates = torch.linspace(0, drop_path_rate, sum(depths),",
         "rates = torch.linspace(0, drop_path_rate, sum(depths[:num_built]),",
     ),
     Mutation(
         "the block's norm comes before the depthwise convolution",
-        "convnext.py",
+        "network/convnext.py",
         "        x = self.dwconv(x)\n        x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC\n"
         "        x = self.norm(x)\n",
         "        x = self.norm(x.permute(0, 2, 3, 1))\n"
@@ -76,19 +76,19 @@ MUTATIONS = (
     ),
     Mutation(
         "GELU is the tanh approximation",
-        "convnext.py",
+        "network/convnext.py",
         "self.act = nn.GELU()",
         'self.act = nn.GELU(approximate="tanh")',
     ),
     Mutation(
         "frozen stages leave their output norms free",
-        "convnext.py",
+        "network/convnext.py",
         "frozen += [getattr(self, _norm_name(p), None) for p in range(k + 1)]",
         "frozen += []",
     ),
     Mutation(
         "the classifier norms before it pools",
-        "classifier.py",
+        "network/classifier.py",
         "pooled = self.norm(maps[-1].mean(dim=(2, 3)))",
         "pooled = self.norm(maps[-1].permute(0, 2, 3, 1)).mean(dim=(1, 2))",
     ),

@@ -1,1 +1,1 @@
-"""One thin adapter per framework; each imports its framework when it is imported itself."""
+"""A framework a folder, with everything that is its own; each imports it when it is imported itself."""

@@ -137,7 +137,9 @@ def _write_folder(
     folder: Path, state: dict[str, Tensor], file: Inspected, preprocessing: dict
 ) -> None:
     """Config, image processor and weights, as from_pretrained of transformers reads them."""
-    from ..preprocessing import EvaluationTransform  # here: importing torchvision takes a second
+    from ..network.preprocessing import (
+        EvaluationTransform,  # here: importing torchvision takes a second
+    )
 
     transform = EvaluationTransform(**preprocessing)
     files = {

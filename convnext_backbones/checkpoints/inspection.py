@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..variants import VARIANTS
+from ..network.variants import VARIANTS
 from .layouts import Found, find_layouts, from_layout, without_wrappers
 from .reading import read_checkpoint
 

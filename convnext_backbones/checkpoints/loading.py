@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..convnext import Trunk
 from ..errors import CheckpointError
+from ..network.convnext import Trunk
 from .inspection import Inspected, describe, inspect_checkpoint
 from .sources import locate
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from . import triton_choice
 from .block import Settings, Weights, fast_block
+from .triton import choice as triton_choice
 
 enabled = True  # False: every block runs the plain steps of Block.forward
 SMALLEST = 2**23  # N * C * C * H * W; below it a CPU spends more on more operators than it saves
@@ -57,7 +57,7 @@ def _has_triton_kernels(module: nn.Module, x: Tensor) -> bool:
 
 
 def _triton(x: Tensor, keep: Tensor | None, w: Weights, norm_eps: float, grn_eps: float) -> Tensor:
-    from .triton_ops import triton_block  # here: Triton is large, and not everywhere
+    from .triton.ops import triton_block  # here: Triton is large, and not everywhere
 
     out = triton_block(
         x.permute(0, 2, 3, 1),

@@ -16,12 +16,12 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
-from convnext_backbones.recipes import protocol_of
-from convnext_backbones.training.detectron2 import (
+from convnext_backbones.adapters.detectron2.training import (
     SemSegMapper,
     layer_decay_groups,
     load_label_map,
 )
+from convnext_backbones.recipes import protocol_of
 
 protocol = protocol_of("ade20k_160k")
 

@@ -14,8 +14,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
+from convnext_backbones.adapters.detectron2.training import layer_decay_groups
 from convnext_backbones.recipes import protocol_of
-from convnext_backbones.training.detectron2 import layer_decay_groups
 
 protocol = protocol_of("coco_3x")
 

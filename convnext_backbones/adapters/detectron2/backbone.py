@@ -1,0 +1,291 @@
+"""ConvNeXt and ConvNeXtV2 as backbones of Detectron2, for both of its config systems.
+
+For LazyConfig
+
+    bottom_up = L(ConvNeXtV2)(arch="tiny", out_features=("stage1", "stage2", "stage3", "stage4"))
+    model.backbone.bottom_up = bottom_up
+
+and for YAML, after add_convnext_config(cfg),
+
+    MODEL:
+      BACKBONE: {NAME: build_convnext_fpn_backbone, FREEZE_AT: 0}
+      CONVNEXT: {VERSION: 2, ARCH: tiny}
+      FPN: {IN_FEATURES: [stage1, stage2, stage3, stage4]}
+      PIXEL_MEAN: [123.675, 116.28, 103.53]
+      PIXEL_STD: [58.395, 57.12, 57.375]
+    INPUT: {FORMAT: RGB}
+
+Importing this module also makes DetectionCheckpointer read every layout of ConvNeXt weights, for
+models with such a backbone (training/detectron2_checkpoints.py says how).
+"""
+
+import itertools
+import math
+
+try:
+    from detectron2.config import CfgNode
+    from detectron2.layers import ShapeSpec
+    from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+    from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+except ImportError as error:
+    raise ImportError(
+        "convnext_backbones.adapters.detectron2 needs Detectron2, which is in no package registry: "
+        "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
+    ) from error
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from ...errors import UserError
+from ...network import convnext
+from ...network.padding import Sizes, noted_image_sizes
+from ...network.variants import nearest, resolve_arch
+from .checkpoints import register_weights_reading
+from .padding import register_size_notes
+
+register_weights_reading()
+
+
+class _ForDetectron2:
+    """What detectron2.modeling.Backbone promises, and freeze_at in Detectron2's meaning.
+
+    freeze_at stands in the place of frozen_stages: 0 freezes nothing, 1 the stem, 2 the stem and
+    stage1, and so on, so that freeze_at=k + 1 is frozen_stages=k for k > 0.
+
+    With ignore_padding, each image's maps are those that it has without the padding of its batch.
+    """
+
+    def __init__(self, arch="tiny", *, freeze_at: int = 0, ignore_padding: bool = False, **options):
+        if "frozen_stages" in options:
+            raise TypeError(
+                "Detectron2's option is freeze_at: write freeze_at=k + 1 for frozen_stages=k"
+            )
+        arch = _plain(arch)
+        _check_freeze_at(freeze_at, num_stages=len(resolve_arch(arch, type(self).version)[0]))
+        self.freeze_at = freeze_at  # before the parent's constructor, which calls _freeze
+        options = {name: _plain(value) for name, value in options.items()}
+        super().__init__(arch, frozen_stages=max(freeze_at - 1, 0), **options)
+        self.ignore_padding = ignore_padding
+        if ignore_padding:
+            register_size_notes()
+
+    def forward(self, images: Tensor, image_sizes: Sizes | None = None) -> dict[str, Tensor]:
+        """(N, in_channels, H, W) to one (N, C, H // stride, W // stride) map per feature name.
+
+        The maps lie channels-last in memory, which Detectron2's operators read rightly.
+        """
+        if image_sizes is None and self.ignore_padding:
+            image_sizes = noted_image_sizes(images)
+        return dict(zip(self.out_features, super().forward(images, image_sizes), strict=True))
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        """Channels and stride of each map."""
+        return {
+            name: ShapeSpec(channels=channels, stride=stride)
+            for name, channels, stride in zip(
+                self.out_features, self.channels, self.strides, strict=True
+            )
+        }
+
+    @property
+    def size_divisibility(self) -> int:
+        """The greatest stride: images padded to it have a pixel in every map, and no map is cut."""
+        return self.strides[-1]
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return {"size_divisibility": self.strides[-1]}
+
+    def _freeze(self) -> None:
+        super()._freeze()
+        if self.freeze_at == 1:
+            for module in (self.downsample_layers[0], getattr(self, "norm_stem", None)):
+                if module is not None:
+                    module.eval().requires_grad_(False)
+
+    def __prepare_scriptable__(self):
+        """What torch.jit.script takes in place of this module."""
+        if self.ignore_padding:
+            raise UserError(
+                "torch.jit.script knows no image sizes: trace the model (TracingAdapter), which keeps "
+                "ignore_padding=True, or build it with ignore_padding=False"
+            )
+        return _Traced(self)
+
+
+class ConvNeXt(_ForDetectron2, convnext.ConvNeXt, Backbone):
+    """convnext_backbones.ConvNeXt with its options, but freeze_at in the place of frozen_stages."""
+
+
+class ConvNeXtV2(_ForDetectron2, convnext.ConvNeXtV2, Backbone):
+    """convnext_backbones.ConvNeXtV2 with its options, but freeze_at in the place of frozen_stages."""
+
+
+class _Traced(Backbone):
+    """A backbone as TorchScript can take it: torch.jit.script knows no super() and no getattr().
+
+    The trace is good for every image, as no operator depends on the images' number or size.
+    """
+
+    def __init__(self, backbone):
+        super().__init__()
+        weight = backbone.downsample_layers[0][0].weight
+        side = 2 * backbone.strides[-1]
+        images = weight.new_zeros(1, weight.shape[1], side, side)
+        self.network = torch.jit.trace(backbone, images, strict=False)  # strict refuses a dict
+        self.total_stride: int = backbone.strides[-1]
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.network(images)
+
+    @property
+    def size_divisibility(self) -> int:
+        return self.total_stride
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return {"size_divisibility": self.total_stride}
+
+
+def add_convnext_config(cfg: CfgNode) -> None:
+    """Add MODEL.CONVNEXT with its defaults; call it before merging a file."""
+    cfg.MODEL.CONVNEXT = node = CfgNode()
+    # 1: ConvNeXt, 2: ConvNeXt V2.
+    node.VERSION = 1
+    # A published size of that version, "atto" to "huge"; or "custom", which reads the next two.
+    node.ARCH = "tiny"
+    # Blocks and channels of each stage, any number of stages.
+    node.DEPTHS = []
+    node.DIMS = []
+    # Kernel and stride of the stem, in pixels.
+    node.PATCH_SIZE = 4
+    # Names out of stem, stage1, stage2, ... Empty: what MODEL.FPN.IN_FEATURES names in an FPN
+    # backbone, else the last stage.
+    node.OUT_FEATURES = []
+    # Stochastic depth rate of the last block; grows linearly from 0.
+    node.DROP_PATH_RATE = 0.0
+    # Initial layer scale of V1; 0.0 for none.
+    node.LAYER_SCALE_INIT_VALUE = 1e-6
+    # A LayerNorm for each feature.
+    node.OUTPUT_NORM = True
+    # 8, 16 or 32 caps the stride by dilating the later stages; 0 leaves it.
+    node.OUTPUT_STRIDE = 0
+    # Recompute each block in the backward pass instead of keeping its activations.
+    node.WITH_CP = False
+    # Give each image the maps that it has without the padding of its batch.
+    node.IGNORE_PADDING = False
+
+
+@BACKBONE_REGISTRY.register()
+def build_convnext_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """The backbone of MODEL.CONVNEXT, with MODEL.BACKBONE.FREEZE_AT in Detectron2's meaning."""
+    return _build(cfg, input_shape, _node(cfg).OUT_FEATURES)
+
+
+@BACKBONE_REGISTRY.register()
+def build_convnext_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The FPN of MODEL.FPN over MODEL.CONVNEXT, with P6 pooled from P5 as R-CNNs have it."""
+    bottom_up = _bottom_up(cfg, input_shape)
+    top_block = LastLevelMaxPool()
+    top_block.in_feature = f"p{int(math.log2(bottom_up.strides[-1]))}"
+    return _fpn(cfg, bottom_up, top_block)
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_convnext_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The FPN of MODEL.FPN over MODEL.CONVNEXT, with P6 and P7 convolved from the last stage."""
+    bottom_up = _bottom_up(cfg, input_shape)
+    top_block = LastLevelP6P7(
+        bottom_up.channels[-1], cfg.MODEL.FPN.OUT_CHANNELS, bottom_up.out_features[-1]
+    )
+    return _fpn(cfg, bottom_up, top_block)
+
+
+def _build(cfg: CfgNode, input_shape: ShapeSpec, out_features) -> ConvNeXt | ConvNeXtV2:
+    node = _node(cfg)
+    if node.VERSION not in (1, 2):
+        raise UserError(f"MODEL.CONVNEXT.VERSION must be 1 or 2, got {node.VERSION!r}")
+    arch = node.ARCH
+    if arch == "custom":
+        arch = dict(depths=node.DEPTHS, dims=node.DIMS)
+    elif node.DEPTHS or node.DIMS:
+        raise UserError(
+            f"MODEL.CONVNEXT.ARCH={arch!r} has its own DEPTHS and DIMS; "
+            "for others set ARCH to 'custom'"
+        )
+    return (ConvNeXt if node.VERSION == 1 else ConvNeXtV2)(
+        arch,
+        in_channels=input_shape.channels,
+        patch_size=node.PATCH_SIZE,
+        out_features=list(out_features) or None,
+        drop_path_rate=node.DROP_PATH_RATE,
+        layer_scale_init_value=node.LAYER_SCALE_INIT_VALUE,
+        output_norm=node.OUTPUT_NORM,
+        output_stride=node.OUTPUT_STRIDE or None,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        with_cp=node.WITH_CP,
+        ignore_padding=node.IGNORE_PADDING,
+    )
+
+
+def _node(cfg: CfgNode) -> CfgNode:
+    """MODEL.CONVNEXT, refused when it is missing or has other keys than add_convnext_config's."""
+    if "CONVNEXT" not in cfg.MODEL:
+        raise UserError(
+            "the config has no MODEL.CONVNEXT: call "
+            "convnext_backbones.adapters.detectron2.add_convnext_config(cfg) before merging a file"
+        )
+    known = CfgNode({"MODEL": CfgNode()})
+    add_convnext_config(known)
+    for key in cfg.MODEL.CONVNEXT:
+        if key not in known.MODEL.CONVNEXT:
+            raise UserError(
+                f"MODEL.CONVNEXT has no key {key!r}; {nearest(key, known.MODEL.CONVNEXT)}"
+            )
+    return cfg.MODEL.CONVNEXT
+
+
+def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> ConvNeXt | ConvNeXtV2:
+    """The network below an FPN: it has the features that the FPN takes, and no others."""
+    taken, named = list(cfg.MODEL.FPN.IN_FEATURES), list(_node(cfg).OUT_FEATURES)
+    if not taken:
+        raise UserError("MODEL.FPN.IN_FEATURES is empty; name features, e.g. ['stage1', 'stage2']")
+    if named and named != taken:
+        raise UserError(
+            f"MODEL.CONVNEXT.OUT_FEATURES={named} and MODEL.FPN.IN_FEATURES={taken} disagree, which "
+            "would leave norms without a gradient; leave OUT_FEATURES empty"
+        )
+    bottom_up = _build(cfg, input_shape, taken)
+    strides = bottom_up.strides
+    if any(coarse != 2 * fine for fine, coarse in itertools.pairwise(strides)):
+        raise UserError(
+            f"MODEL.FPN.IN_FEATURES={taken} have the strides {list(strides)}; an FPN needs each twice "
+            "the one before. stem and stage1 have equal strides: take one of the two"
+        )
+    return bottom_up
+
+
+def _fpn(cfg: CfgNode, bottom_up, top_block) -> FPN:
+    return FPN(
+        bottom_up=bottom_up,
+        in_features=bottom_up.out_features,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=top_block,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+
+
+def _check_freeze_at(freeze_at: int, num_stages: int) -> None:
+    whole = isinstance(freeze_at, int) and not isinstance(freeze_at, bool)
+    if not whole or not 0 <= freeze_at <= num_stages + 1:
+        raise ValueError(
+            "freeze_at (MODEL.BACKBONE.FREEZE_AT) must be a whole number: 0 freezes nothing, 1 the "
+            f"stem, 2 the stem and stage1, {num_stages + 1} all stages; got {freeze_at!r}"
+        )
+
+
+def _plain(value):
+    """Lists and dicts of a LazyConfig as Python's own."""
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

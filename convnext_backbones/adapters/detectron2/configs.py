@@ -1,0 +1,277 @@
+"""Detectron2's two kinds of config, YAML and LazyConfig, behind one interface.
+
+A LazyConfig is a program: loading one executes it. YAML is read without executing.
+"""
+
+import inspect
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import yaml
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.data import DatasetMapper
+from detectron2.modeling import build_model
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig, OmegaConf
+
+from ...errors import UserError
+from ...network.variants import nearest
+from ..openmmlab.sample import ensure_sample_data
+from . import training as recipe
+from .backbone import add_convnext_config
+from .sample import shrink_backbone, use_sample
+
+
+class Settings(NamedTuple):
+    """What the loop needs of a config, whichever kind it is."""
+
+    output_dir: str
+    weights: str
+    device: str
+    max_iter: int
+    batch: int
+    eval_period: int
+    log_period: int
+    checkpointer: dict
+    amp: bool
+    ddp: dict
+    train_data: list[str]
+    test_data: list[str]
+
+
+class YamlRun:
+    """A YAML config (CfgNode) and what a run of it consists of."""
+
+    def __init__(self, cfg: CfgNode):
+        self.cfg = cfg
+
+    @property
+    def settings(self) -> Settings:
+        cfg = self.cfg
+        return Settings(
+            output_dir=cfg.OUTPUT_DIR,
+            weights=cfg.MODEL.WEIGHTS,
+            device=cfg.MODEL.DEVICE,
+            max_iter=cfg.SOLVER.MAX_ITER,
+            batch=cfg.SOLVER.IMS_PER_BATCH,
+            eval_period=cfg.TEST.EVAL_PERIOD,
+            log_period=20,
+            checkpointer=dict(period=cfg.SOLVER.CHECKPOINT_PERIOD, max_to_keep=3),
+            amp=cfg.SOLVER.AMP.ENABLED,
+            ddp=dict(broadcast_buffers=False),
+            train_data=list(cfg.DATASETS.TRAIN),
+            test_data=list(cfg.DATASETS.TEST),
+        )
+
+    def set(self, *, output_dir=None, device=None, amp=None) -> None:
+        cfg = self.cfg
+        cfg.OUTPUT_DIR = output_dir or cfg.OUTPUT_DIR
+        cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
+        cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED if amp is None else amp
+
+    def override(self, option: str) -> None:
+        key, value = option.split("=", 1)
+        _check_yaml_key(self.cfg, key)
+        try:
+            self.cfg.merge_from_list([key, value])
+        except ValueError as error:  # a value of another type
+            raise UserError(f"{option}: {error}") from error
+
+    def build_model(self) -> torch.nn.Module:
+        return build_model(self.cfg)
+
+    def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        return recipe.build_optimizer(self.cfg, model)
+
+    def build_lr_scheduler(self, optimizer):
+        return recipe.build_lr_scheduler(self.cfg, optimizer)
+
+    def build_train_loader(self):
+        return recipe.build_train_loader(self.cfg)
+
+    def build_test_loader(self, dataset: str):
+        return recipe.build_test_loader(self.cfg, dataset)
+
+    def build_evaluator(self, dataset: str):
+        return recipe.build_evaluator(dataset)
+
+    def build_test_mapper(self) -> DatasetMapper:
+        return DatasetMapper(self.cfg, False)
+
+
+class LazyRun:
+    """A LazyConfig and what a run of it consists of."""
+
+    def __init__(self, cfg: DictConfig):
+        self.cfg = cfg
+
+    @property
+    def settings(self) -> Settings:
+        train, loaders = self.cfg.train, self.cfg.dataloader
+        return Settings(
+            output_dir=train.output_dir,
+            weights=train.init_checkpoint,
+            device=train.device,
+            max_iter=train.max_iter,
+            batch=loaders.train.total_batch_size,
+            eval_period=train.eval_period,
+            log_period=train.log_period,
+            checkpointer=dict(train.checkpointer),
+            amp=train.amp.enabled,
+            ddp=dict(train.ddp),
+            train_data=_dataset_names(loaders.train),
+            test_data=_dataset_names(loaders.test)[:1],  # one loader, however many sets it has
+        )
+
+    def set(self, *, output_dir=None, device=None, amp=None) -> None:
+        train = self.cfg.train
+        train.output_dir = output_dir or train.output_dir
+        train.device = device or train.device
+        train.amp.enabled = train.amp.enabled if amp is None else amp
+
+    def override(self, option: str) -> None:
+        _check_lazy_key(self.cfg, option.split("=", 1)[0])
+        try:
+            LazyConfig.apply_overrides(self.cfg, [option])
+        except Exception as error:  # hydra's grammar has many errors of its own
+            raise UserError(f"{option}: {str(error).splitlines()[0]}") from error
+
+    def build_model(self) -> torch.nn.Module:
+        return instantiate(self.cfg.model).to(self.cfg.train.device)
+
+    def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        self.cfg.optimizer.params.model = model
+        optimizer = instantiate(self.cfg.optimizer)
+        del self.cfg.optimizer.params.model
+        for group in optimizer.param_groups:  # omegaconf's lists would make a checkpoint unreadable
+            group.update({k: tuple(v) for k, v in group.items() if OmegaConf.is_list(v)})
+        return optimizer
+
+    def build_lr_scheduler(self, optimizer):
+        return instantiate(self.cfg.lr_multiplier)
+
+    def build_train_loader(self):
+        return instantiate(self.cfg.dataloader.train)
+
+    def build_test_loader(self, dataset: str):
+        return instantiate(self.cfg.dataloader.test)
+
+    def build_evaluator(self, dataset: str):
+        return instantiate(self.cfg.dataloader.evaluator)
+
+    def build_test_mapper(self) -> DatasetMapper:
+        return instantiate(self.cfg.dataloader.test.mapper)
+
+
+Run = YamlRun | LazyRun
+
+
+# ---- configs -------------------------------------------------------------------------------------
+def load_config(
+    path: str, *, sample: bool = False, shrink: bool = False, options: list[str] | None = None
+) -> Run:
+    """The config at `path`, on the sample data or with a small backbone if asked, then with the
+    user's own key=value.
+
+    Raises:
+        UserError: it is missing, cannot be read, has an unknown key, or is no config to train with.
+    """
+    file = Path(path)
+    if not file.is_file():
+        here = sorted(str(p) for p in Path("configs/detectron2").glob("*.[py]*"))
+        known = f"; configs here: {', '.join(here)}" if here else ""
+        raise UserError(f"there is no config {path}{known}")
+    if file.suffix not in (".py", ".yaml", ".yml"):
+        raise UserError(f"{path} is no config: its name ends neither in .py nor in .yaml")
+    run = _load_python(file) if file.suffix == ".py" else _load_yaml(file)
+    if sample:
+        ensure_sample_data()
+        _print_changes("--sample", use_sample(run.cfg))
+    if shrink:
+        _print_changes("--shrink", shrink_backbone(run.cfg))
+    for option in options or []:
+        if "=" not in option:
+            raise UserError(f"{option!r} is no override; write key=value, e.g. train.max_iter=100")
+        run.override(option)
+    return run
+
+
+def _print_changes(option: str, lines: list[str]) -> None:
+    print(f"{option} changes this config:")
+    for line in lines:
+        print(f"  {line}")
+
+
+def _load_python(file: Path) -> LazyRun:
+    try:
+        cfg = LazyConfig.load(str(file))
+    except (SyntaxError, ImportError, AttributeError) as error:
+        raise UserError(f"config {file} cannot be read: {error}") from error
+    return _checked_lazy(cfg, file)
+
+
+def _load_yaml(file: Path) -> Run:
+    """A YAML config; or a LazyConfig as a run saves it, in its work directory."""
+    try:
+        content = yaml.safe_load(file.read_text())
+        if isinstance(content, dict) and "model" in content:
+            return _checked_lazy(OmegaConf.create(content, flags={"allow_objects": True}), file)
+        cfg = get_cfg()
+        add_convnext_config(cfg)
+        recipe.add_training_config(cfg)
+        cfg.merge_from_file(str(file), allow_unsafe=False)
+    except yaml.constructor.ConstructorError as error:
+        raise UserError(
+            f"config {file} names Python objects ({error.problem}), which could run code, and is "
+            "refused; use the .py config that it came from"
+        ) from error
+    except (yaml.YAMLError, OSError, KeyError, ValueError, AssertionError, AttributeError) as error:
+        raise UserError(f"config {file} cannot be read: {error}") from error
+    return YamlRun(cfg)
+
+
+def _checked_lazy(cfg: DictConfig, file: Path) -> LazyRun:
+    parts = ("model", "dataloader", "optimizer", "lr_multiplier", "train")
+    missing = [name for name in parts if name not in cfg]
+    if missing:
+        raise UserError(
+            f"config {file} lacks {', '.join(missing)}; a LazyConfig to train with has "
+            f"{', '.join(parts)}"
+        )
+    return LazyRun(cfg)
+
+
+def _dataset_names(loader: DictConfig) -> list[str]:
+    names = OmegaConf.select(loader, "dataset.names", default=[])
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _check_yaml_key(cfg: CfgNode, key: str) -> None:
+    """UserError, with the nearest key, for one that the config does not have."""
+    node = cfg
+    for name in key.split("."):
+        if not isinstance(node, CfgNode) or name not in node:
+            known = node if isinstance(node, CfgNode) else ()
+            raise UserError(f"the config has no {key}: {nearest(name, known)}")
+        node = node[name]
+
+
+def _check_lazy_key(cfg: DictConfig, key: str) -> None:
+    """UserError for a key that neither the config has nor the callable that a node stands for."""
+    node = cfg
+    for name in key.lstrip("+").split("."):
+        known = [str(k) for k in (range(len(node)) if OmegaConf.is_list(node) else node or ())]
+        if "_target_" in known and name not in known:
+            parameters = inspect.signature(_callable(node["_target_"])).parameters.values()
+            if any(p.kind is p.VAR_KEYWORD for p in parameters):
+                return  # it refuses unknown ones by itself
+            known += [p.name for p in parameters if p.name not in known]
+        if name not in known:
+            raise UserError(f"the config has no {key}: {nearest(name, known)}")
+        node = OmegaConf.select(node, name)
+        node = node if OmegaConf.is_config(node) else None
+
+
+def _callable(target):
+    return locate(target) if isinstance(target, str) else target

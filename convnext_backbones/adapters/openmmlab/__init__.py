@@ -1,0 +1,22 @@
+"""ConvNeXt and ConvNeXtV2 for MMDetection, MMSegmentation and whatever else is built on MMEngine.
+
+    custom_imports = dict(imports=["convnext_backbones.adapters.openmmlab"])
+    model = dict(backbone=dict(type="ConvNeXtV2", arch="tiny", out_indices=(0, 1, 2, 3),
+                               pretrained="convnextv2_tiny.fcmae_ft_in1k"), ...)
+
+Importing it registers the backbones and ConvNeXtLayerDecay, and makes MMEngine read checkpoints
+without executing them (patches.py).
+"""
+
+try:
+    import mmengine  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "convnext_backbones.adapters.openmmlab needs MMEngine: pip install mmengine "
+        "(or onedl-mmengine, the maintained fork)"
+    ) from error
+
+from .backbone import ConvNeXt, ConvNeXtV2
+from .optimizer import ConvNeXtLayerDecay
+
+__all__ = ["ConvNeXt", "ConvNeXtLayerDecay", "ConvNeXtV2"]

@@ -1,0 +1,54 @@
+"""Checkpoints of MMEngine runs, read without executing them.
+
+MMEngine 0.10.7 reads with torch.load's default: on torch >= 2.6 a run's own checkpoint is refused
+(`HistoryBuffer was not an allowed global`), before that any pickle payload runs. The maintained fork
+allows `getattr` and falls back to weights_only=False. Here exactly the types that MMEngine writes
+are allowed, called as MMEngine writes them (checkpoints/pickles.py), and everything else is refused
+with a sentence.
+
+Resuming also executes: Runner.resume runs the config text stored in the checkpoint as Python, to
+look up `gpu_ids`. DropStoredConfigHook takes the text out before.
+"""
+
+import pickle
+
+import numpy as np
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import HOOKS
+from mmengine.runner import CheckpointLoader
+
+from ...checkpoints import read_checkpoint
+
+
+def _statistics_method(owner, name: str):
+    """Stands in for getattr, by which a pickled HistoryBuffer names its own statistics methods."""
+    if owner is not HistoryBuffer or name.startswith("_"):
+        raise pickle.UnpicklingError(f"GLOBAL getattr of {name!r} is not what MMEngine writes")
+    return getattr(owner, name)
+
+
+# What a training checkpoint's message hub holds beside tensors and numbers. np.ndarray keeps its
+# arrays as they are.
+WRITTEN_BY_MMENGINE = (HistoryBuffer, (_statistics_method, "builtins.getattr"), np.ndarray)
+
+
+def read_training_checkpoint(filename: str, map_location="cpu") -> dict:
+    """A checkpoint file or URL as MMEngine's loaders return it."""
+    return read_checkpoint(filename, allowed=WRITTEN_BY_MMENGINE, map_location=map_location)
+
+
+def register_safe_reading() -> None:
+    """Make MMEngine read files and URLs through read_training_checkpoint, in this process."""
+    for prefix in ("", "http://", "https://"):
+        CheckpointLoader.register_scheme(prefix, read_training_checkpoint, force=True)
+
+
+@HOOKS.register_module()
+class DropStoredConfigHook(Hook):
+    """Take the stored config text out of a loaded checkpoint, so that resuming cannot execute it."""
+
+    priority = "VERY_HIGH"
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        checkpoint.get("meta", {}).pop("config", None)

@@ -1,0 +1,333 @@
+"""What a checkpoint is, whether it loads whole, and whether it predicts what it should.
+
+python tools/check_pretrained.py CHECKPOINT
+python tools/check_pretrained.py CHECKPOINT --peer timm
+python tools/check_pretrained.py CHECKPOINT --data IMAGENET/val
+"""
+
+import argparse
+import math
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from .. import VARIANTS, ConvNeXtClassifier, Variant
+from ..checkpoints import CheckpointError, load_pretrained
+from ..checkpoints.catalogue import Weights
+from ..checkpoints.inspection import Inspected, Network, inspect_checkpoint
+from ..checkpoints.sources import locate
+from ..errors import UserError
+from ..lab.evaluation import (
+    Pictures,
+    evaluate,
+    evenly,
+    number_folders,
+    read_preprocessor_config,
+)
+from ..lab.peers import PEERS, TOLERANCE, Peer, build_peer, compare
+from ..network.convnext import EPS
+from ..network.preprocessing import EvaluationTransform
+
+COMPARED = 8  # pictures that the peer sees too
+LISTED = 20  # unreadable pictures that are printed
+VALIDATION = 50_000  # pictures in ImageNet-1K's validation set
+NO_HEAD = "none, this is a backbone: no top-1, but --peer compares its pooled features"
+
+
+def number(kind: type, least: float, most: float = math.inf):
+    """An argparse type for a number from `least` to `most`."""
+
+    def parse(text):
+        value = kind(text)
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    upper = "" if most == math.inf else f" to {most:g}"
+    parse.__name__ = f"number (from {least:g}{upper})"
+    return parse
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", help="a file, Hugging Face folder, URL or catalogue name")
+    parser.add_argument("--section", metavar="NAME", help='entry of the file, e.g. "model_ema"')
+    parser.add_argument("--prefix", help="take only names that start so, e.g. backbone")
+    parser.add_argument("--peer", choices=sorted(PEERS), help="compare with its implementation")
+    parser.add_argument("--data", type=Path, help="folder of class folders: top-1 and top-5")
+    parser.add_argument(
+        "--class-index", type=Path, metavar="FILE",
+        help="folder names in the head's order: imagenet_class_index.json, or one name a line",
+    )  # fmt: skip
+    parser.add_argument("--limit", type=number(int, 1), metavar="N", help="only N pictures, spread")
+    parser.add_argument("--image-size", type=number(int, 1), metavar="PIXELS")
+    parser.add_argument("--crop-pct", type=number(float, 0.01, 1), metavar="PART")
+    parser.add_argument("--batch-size", type=number(int, 1), default=32, metavar="N")
+    parser.add_argument(
+        "--workers", type=number(int, 0), default=min(4, os.cpu_count() or 1), metavar="N",
+        help="processes that read pictures; 0: none beside this one",
+    )  # fmt: skip
+    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """0; 1 where the peer disagrees."""
+    args = parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # in its place among the progress bars
+    torch.backends.cudnn.allow_tf32 = False  # the differences printed are float32's
+    device = choose_device(args.device)
+    located = locate(args.checkpoint)
+    file = inspect_checkpoint(located.path, prefix=args.prefix, section=args.section)
+    network, scaled = file.network, "stages.0.0.gamma" in file.state
+    print_file(file, located.path)
+    weights = catalogue_row(network, located.weights, by_name=Path(args.checkpoint).exists())
+    del file  # load_pretrained reads it again
+    model = load(args, network, scaled)
+    transform, origin = choose_transform(args, Path(located.path), weights)
+    print(f"preprocessing: {in_words(transform)}\n               from {origin}")
+    if transform.image_size < model.feature_strides[-1]:
+        raise UserError(
+            f"--image-size {transform.image_size}: this network needs at least "
+            f"{model.feature_strides[-1]} pixels"
+        )
+    pictures = class_folders(args, network, transform) if args.data else None
+    try:
+        model.to(device)
+        peer = build_peer(args.peer, model) if args.peer else None
+        agrees = peer is None or agree(model, peer, network, transform, pictures)
+        if pictures:
+            predict(args, model, pictures, weights, transform)
+    except torch.cuda.OutOfMemoryError as error:
+        raise UserError(
+            f"{device} has too little memory; give a smaller --batch-size, or --device cpu"
+        ) from error
+    return 0 if agrees else 1
+
+
+def choose_device(name: str | None) -> torch.device:
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}; try cpu") from error
+
+
+def print_file(file: Inspected, path) -> None:
+    """What the file is, without a model."""
+    network = file.network
+    family = "ConvNeXt V2" if network.version == 2 else "ConvNeXt"
+    sizes = f"depths {in_row(network.depths)}, dims {in_row(network.dims)}"
+    entry = f", in the entry {file.section!r}" if file.section else ""
+    below = f", below {file.prefix!r}" if file.prefix else ""
+    print(f"file:          {path}")
+    print(f"network:       {network.variant or 'of no published size'}: {family}, {sizes}")
+    for variant in alike(network):
+        print(
+            f"               wide as {variant.name}, whose depths are {in_row(variant.depths)}: if it "
+            "should be that, blocks are missing"
+        )
+    print(f"names:         {file.layout}{entry}{below}")
+    for other in file.other_sections:
+        print(f"               also holds {other!r}: check it with --section {other}")
+    print(f"head:          {f'{network.num_classes} classes' if network.num_classes else NO_HEAD}")
+
+
+def alike(network: Network) -> list[Variant]:
+    """The published networks that a network of no published size may be a part of."""
+    if network.variant:
+        return []
+    return [
+        variant
+        for variant in VARIANTS.values()
+        if variant.version == network.version
+        and variant.dims[: len(network.dims)] == network.dims
+        and all(n <= m for n, m in zip(network.depths, variant.depths, strict=False))
+    ]
+
+
+def catalogue_row(network: Network, weights: Weights | None, *, by_name: bool) -> Weights | None:
+    """The row, printed, unless the file cannot be it: a local file is known by its name only."""
+    if weights is None:
+        official = "; the official ConvNeXt V2 weights are CC-BY-NC 4.0, not for commercial use"
+        print(
+            f"catalogue:     not in it, so that its licence is not known"
+            f"{official if network.version == 2 else ''}"
+        )
+        return None
+    classes_fit = weights.top1 is None or weights.num_classes == network.num_classes
+    if weights.variant != network.variant or not classes_fit:
+        print(
+            f"catalogue:     its name is that of {weights.name}, a {weights.variant} of "
+            f"{weights.num_classes} classes, which it is not"
+        )
+        return None
+    averaged = ", EMA weights" if weights.ema else ""
+    print(
+        f"catalogue:     {'by its name ' if by_name else ''}{weights.name}: trained on "
+        f"{weights.training_data}{averaged}, licence {weights.licence}"
+    )
+    return weights
+
+
+def load(args, network: Network, scaled: bool) -> ConvNeXtClassifier:
+    """A classifier like the file's with the file's weights; prints the verdict."""
+    model = ConvNeXtClassifier(
+        {"depths": network.depths, "dims": network.dims},
+        version=network.version,
+        num_classes=network.num_classes or 0,
+        in_channels=network.in_channels,
+        patch_size=network.patch_size,
+        layer_scale_init_value=1e-6 if scaled else None,
+    )
+    count = sum(parameter.numel() for parameter in model.parameters())
+    print(f"parameters:    {count:,}")
+    report = load_pretrained(model, args.checkpoint, prefix=args.prefix, section=args.section)
+    if network.num_classes and report.reinitialised:
+        raise CheckpointError(
+            f"{report.source}: its head does not fit its last stage of {network.dims[-1]} channels: "
+            f"{', '.join(report.reinitialised)} would stay random; the file is not whole"
+        )
+    print(report)
+    return model.eval()
+
+
+def choose_transform(args, path: Path, weights: Weights | None) -> tuple[EvaluationTransform, str]:
+    """The checkpoint's preprocessing under the options given, and where it is known from."""
+    default = "the official code's default, as"
+    config = (path if path.is_dir() else path.parent) / "preprocessor_config.json"
+    options, origin = {}, f"{default} nothing says how this file was trained"
+    if weights and weights.preprocessing:
+        options, origin = dict(weights.preprocessing), "the catalogue"
+    elif weights:
+        options = {"image_size": weights.resolution} if weights.top1 else {}
+        origin = f"{default} no transform here gives this file's own pixels"
+    elif config.exists():
+        try:
+            options, origin = read_preprocessor_config(config), config.name
+        except UserError as error:
+            origin = f"{default} {error}"
+    for option in ("image_size", "crop_pct"):
+        if getattr(args, option):
+            options[option] = getattr(args, option)
+            origin += f" and --{option.replace('_', '-')}"
+    return EvaluationTransform(**options), origin
+
+
+def in_words(transform: EvaluationTransform) -> str:
+    size = transform.image_size
+    if transform.warp:
+        steps = f"warped to {size}x{size}"
+    else:
+        shortest = int(size / transform.crop_pct)
+        steps = f"shortest edge to {shortest}, centre {size}x{size}"
+    mean, std = in_row(transform.mean), in_row(transform.std)
+    return f"{steps}, {transform.interpolation.value}, mean {mean}, std {std}"
+
+
+def class_folders(args, network: Network, transform: EvaluationTransform) -> Pictures:
+    """The pictures of --data, numbered as the head numbers them."""
+    if network.num_classes is None:
+        raise UserError(
+            f"{args.checkpoint} has no head, so that it predicts no class; leave out --data"
+        )
+    if network.in_channels != 3:
+        raise UserError(
+            f"the network takes {network.in_channels} channels, pictures have 3; leave out --data"
+        )
+    numbers, rule = number_folders(args.data, network.num_classes, args.class_index)
+    pictures = Pictures(args.data, numbers, transform)
+    print(
+        f"data:          {len(pictures)} pictures of {len(numbers)} of the head's "
+        f"{network.num_classes} classes, {rule}"
+    )
+    return pictures
+
+
+def agree(
+    model, peer: Peer, network: Network, transform: EvaluationTransform, pictures: Pictures | None
+) -> bool:
+    """Compare with the peer on pictures of the data, or on random ones; print the outcome."""
+    if pictures:
+        some = evenly(pictures, COMPARED)
+        images = [pixels for pixels, _, unreadable in some if not unreadable]
+        which = "pictures of the data"
+        if not images:
+            raise UserError(f"none of {len(some)} pictures could be read, e.g. {some[0][2]}")
+    else:
+        size, generator = transform.image_size, torch.Generator().manual_seed(0)
+        shape = (COMPARED, network.in_channels, size, size)
+        images = list(torch.randn(shape, generator=generator))
+        which = "random pictures"
+    device = next(model.parameters()).device
+    result = compare(
+        model, peer, tqdm([x[None].to(device) for x in images], desc="comparing", leave=False)
+    )
+    what = "logits" if network.num_classes else "pooled features"
+    print(
+        f"agreement:     with {peer.name} on {result.pictures} {which}: same top-1 on "
+        f"{result.same_top1}"
+    )
+    if peer.norm_eps != EPS:
+        print(
+            f"               (both with eps {peer.norm_eps:g} in the final norm, its default; the "
+            f"official networks have {EPS:g})"
+        )
+    verdict = "agrees" if result.agrees else "DISAGREES: they are not the same network"
+    print(
+        f"               {what} differ by at most {result.difference:.2g}, the greatest is "
+        f"{result.greatest:.2g}, tolerance {TOLERANCE:g} of that: {verdict}"
+    )
+    return result.agrees
+
+
+def predict(
+    args, model, pictures: Pictures, weights: Weights | None, transform: EvaluationTransform
+) -> None:
+    """Top-1 and top-5, beside the published figure."""
+    some = evenly(pictures, args.limit)
+    loader = DataLoader(some, args.batch_size, num_workers=args.workers)
+
+    def progress(batches):
+        with tqdm(total=len(some), desc="evaluating", unit="picture") as bar:
+            for batch in batches:
+                yield batch
+                bar.update(len(batch[0]))
+
+    result = evaluate(model, loader, progress=progress)
+    skipped = len(result.unreadable)
+    for line in result.unreadable[:LISTED]:
+        print(f"unreadable:    {line}")
+    if skipped > LISTED:
+        print(f"unreadable:    and {skipped - LISTED} more")
+    top1, top5 = (100 * right / result.pictures for right in (result.top1, result.top5))
+    rate = result.pictures / result.seconds
+    without = f", {skipped} unreadable skipped" if skipped else ""
+    print(
+        f"top-1:         {top1:.2f} % of {result.pictures} pictures{without}; {rate:.1f} a second"
+    )
+    if model.num_classes > 5:
+        print(f"top-5:         {top5:.2f} %")
+    if weights is None or weights.top1 is None:
+        print("published:     no top-1 is known for this file")
+        return
+    print(f"published:     top-1 {weights.top1:.1f} %, this run {top1 - weights.top1:+.2f}")
+    size, expected = transform.image_size, weights.resolution
+    if size != expected:
+        print(
+            f"               published at {expected}x{expected} pixels, this run at {size}x{size}"
+        )
+    classes = len(pictures.class_to_idx)
+    if (classes, result.pictures) != (1000, VALIDATION):
+        print(
+            f"               published on {VALIDATION} pictures of 1000 classes, this run on "
+            f"{result.pictures} of {classes}"
+        )
+
+
+def in_row(numbers) -> str:
+    return " ".join(f"{n:g}" for n in numbers)

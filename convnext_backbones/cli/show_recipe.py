@@ -1,0 +1,297 @@
+"""Show what a config trains, before it does: beside the table's recipe, and on your devices and data.
+
+    python tools/show_recipe.py configs/coco_mask_rcnn_convnextv2_b.py [--devices 4]
+    python tools/show_recipe.py CONFIG --cfg-options train_dataloader.batch_size=1
+
+Prints the recipe beside the row of convnext_backbones/recipes.py that the config says it follows, the
+optimizer's parameter groups, the length of the schedule for the data set that is there, and what no
+longer fits together. The model is built without memory, so that this takes seconds.
+"""
+
+import argparse
+import contextlib
+import copy
+import io
+import math
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from mmdet.registry import DATASETS as DETECTION_DATASETS
+from mmengine.config import Config, DictAction
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmseg.registry import DATASETS as SEGMENTATION_DATASETS
+from rich.console import Console
+from rich.table import Table
+
+from ..adapters.openmmlab import run as run
+from ..errors import UserError
+from ..recipes.layer_decay import unwrapped
+from ..recipes.table import (
+    PROTOCOLS,
+    RECIPES,
+    Protocol,
+    Recipe,
+    iterations_per_epoch,
+)
+
+WIDTH = 110
+
+
+class Length(NamedTuple):
+    """A run: images in its data set and where that number is from, batch over all devices, steps."""
+
+    images: int
+    counted: str
+    batch: int
+    iterations: int
+    epochs: float
+
+
+# ---- reading -------------------------------------------------------------------------------------
+def row_of(cfg: Config, path: str) -> Recipe | None:
+    """The table's row that a config names (recipe.name), or is called by."""
+    name = cfg.get("recipe", {}).get("name", Path(path).stem)
+    return RECIPES.get(name)
+
+
+def figures_of(cfg: Config) -> dict[str, object]:
+    """What the config itself says, by the names that are shown."""
+    optim, backbone = cfg.optim_wrapper, cfg.model.backbone
+    paramwise = optim.get("paramwise_cfg") or {}
+    custom = paramwise.get("custom_keys") or {}
+    crops = [t for t in cfg.train_dataloader.dataset.get("pipeline", []) if "crop_size" in t]
+    schedulers = cfg.get("param_scheduler") or []
+    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    warmup = next((s for s in schedulers if s["type"] == "LinearLR"), {})
+    steps = next((s for s in schedulers if s["type"] == "MultiStepLR"), {})
+    init = backbone.get("init_cfg") or {}
+    return {
+        "network": f"{backbone.type} {backbone.get('arch', '')}",
+        "initial weights": init.get("checkpoint", "none"),
+        "lr": optim.optimizer.lr,
+        "lr of the backbone": f"x {custom.get('backbone', {}).get('lr_mult', 1.0):g}",
+        "layer decay": _decay(paramwise.get("decay_rate", 1.0), paramwise.get("decay_type")),
+        "drop path": backbone.get("drop_path_rate", 0.0),
+        "weight decay": optim.optimizer.weight_decay,
+        "gradient norm": (optim.get("clip_grad") or {}).get("max_norm", "no limit"),
+        "precision": "mixed" if optim.type == "AmpOptimWrapper" else "float32",
+        "length": _length(cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters")),
+        "warm-up": _warmup(warmup.get("end", 0), warmup.get("start_factor")),
+        "lr x 0.1 after": _list(steps.get("milestones", ())),
+        "crop": _list(crops[-1]["crop_size"]) if crops else "DETR's",
+        "batch": cfg.get("auto_scale_lr", {}).get("base_batch_size", "not said"),
+    }
+
+
+def figures_of_row(recipe: Recipe) -> dict[str, object]:
+    """The same of a row of the table."""
+    protocol = PROTOCOLS[recipe.protocol]
+    family, size = recipe.variant.split("_")
+    return {
+        "network": f"{'ConvNeXtV2' if family == 'convnextv2' else 'ConvNeXt'} {size}",
+        "initial weights": recipe.init,
+        "lr": recipe.lr,
+        "lr of the backbone": f"x {recipe.backbone_lr:g}",
+        "layer decay": _decay(recipe.layer_decay, recipe.decay_type),
+        "drop path": recipe.drop_path,
+        "weight decay": protocol.weight_decay,
+        "gradient norm": protocol.clip_norm or "no limit",
+        "precision": "mixed" if recipe.amp else "float32",
+        "length": _length(protocol.epochs, protocol.iterations),
+        "warm-up": _warmup(protocol.warmup_iterations, protocol.warmup_factor),
+        "lr x 0.1 after": _list(protocol.milestones),
+        "crop": _list(protocol.crop_size) if protocol.crop_size else "DETR's",
+        "batch": protocol.batch,
+    }
+
+
+def _decay(rate: float, kind: str | None) -> str:
+    return "none" if rate == 1 else f"{rate:g} {kind}"
+
+
+def _length(epochs: int | None, steps: int | None) -> str:
+    return f"{epochs} epochs" if epochs else f"{steps} steps"
+
+
+def _warmup(steps: int, factor: float | None) -> str:
+    return f"{steps} steps from {factor:g} lr" if steps else "none"
+
+
+def _list(values) -> str:
+    return ", ".join(map(str, values)) or "never"
+
+
+def images_of(cfg: Config, protocol: Protocol | None) -> tuple[int, str]:
+    """How many images the training data set has, as the framework itself filters them, and a word
+    where the number is from."""
+    settings = inner = copy.deepcopy(cfg.train_dataloader.dataset)
+    while "dataset" in inner:  # wrappers such as RepeatDataset
+        inner = inner.dataset
+    inner.serialize_data = False  # which fails for an empty data set, and takes memory
+    try:
+        run.check_data(cfg, loaders=("train",))
+    except UserError as error:
+        if protocol is None:
+            raise UserError(
+                f"{error}\n  Without data, only the table's recipes can be shown"
+            ) from None
+        return protocol.train_images, "published; the data set is not here"
+    registry = DETECTION_DATASETS if cfg.default_scope == "mmdet" else SEGMENTATION_DATASETS
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks
+        images = len(registry.build(settings))
+    if not images:
+        raise UserError(
+            "the training data set is there and has no image for this config: are its class names "
+            "(train_dataloader.dataset.metainfo) those of the annotations?"
+        )
+    return images, f"counted in {inner.get('data_root', 'the data set')}"
+
+
+def length_of(cfg: Config, images: int, counted: str, devices: int) -> Length:
+    batch = cfg.train_dataloader.batch_size * devices
+    per_epoch = math.ceil(images / batch)
+    epochs, steps = cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters")
+    if epochs:
+        return Length(images, counted, batch, epochs * per_epoch, epochs)
+    return Length(images, counted, batch, steps, steps * batch / images)
+
+
+def warnings_of(cfg: Config, length: Length, protocol: Protocol | None) -> list[str]:
+    """What no longer fits together, one sentence each, with what to do."""
+    lr, base = cfg.optim_wrapper.optimizer.lr, cfg.get("auto_scale_lr", {}).get("base_batch_size")
+    found = []
+    if not base:
+        found.append("the config does not say for which batch its lr is (auto_scale_lr)")
+    elif base != length.batch:
+        scaled = lr * length.batch / base
+        found.append(
+            f"lr {lr:g} is for batch {base}, this run has {length.batch}: add --auto-scale-lr to "
+            f"train.py, which makes it {scaled:g}, or set train_dataloader.batch_size"
+        )
+    if protocol and protocol.epochs is None:
+        epochs = protocol.iterations * protocol.batch / protocol.train_images
+        if abs(length.epochs / epochs - 1) > 0.1:
+            found.append(
+                f"{length.iterations} steps of {length.batch} are {length.epochs:.1f} epochs of this "
+                f"data, where the recipe has {epochs:.1f}: set train_cfg.max_iters, the schedulers' end "
+                "and val_interval"
+            )
+    if protocol and protocol.epochs:
+        steps = protocol.epochs * iterations_per_epoch(protocol)
+        if length.iterations < 10 * protocol.warmup_iterations:
+            found.append(
+                f"{protocol.warmup_iterations} steps of warm-up are much of a run of "
+                f"{length.iterations} (the recipe has {steps}): shorten it in param_scheduler"
+            )
+    return found
+
+
+# ---- printing ------------------------------------------------------------------------------------
+def show(value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def print_recipe(console: Console, cfg: Config, path: str, row: Recipe | None) -> None:
+    own = figures_of(cfg)
+    table = Table(title="recipe", title_justify="left")
+    table.add_column("")
+    table.add_column("this config", overflow="fold")
+    if row is None:
+        for name, value in own.items():
+            table.add_row(name, show(value))
+        console.print(table)
+        console.print(f"no row of the table of recipes is called {Path(path).stem}")
+        return
+    table.add_column(f"{row.name} ({row.status})", overflow="fold")
+    for name, published in figures_of_row(row).items():
+        same = show(own[name]) == show(published)
+        table.add_row(name, show(own[name]), show(published), style="" if same else "bold red")
+    console.print(table)
+    different = [k for k, v in figures_of_row(row).items() if show(v) != show(own[k])]
+    if different:
+        console.print(f"differs from the table in: {', '.join(different)}")
+    scores = {"box AP": row.box_ap, "mask AP": row.mask_ap, "mIoU": row.miou,
+              "multi-scale mIoU": row.miou_multiscale}  # fmt: skip
+    known = ", ".join(f"{name} {score}" for name, score in scores.items() if score)
+    console.print(f"score:  {known or 'none is published'}")
+    console.print(f"source: {row.source}" + (f"; {row.reruns}" if row.reruns else ""))
+
+
+def modules_of(names: list[str]) -> str:
+    """The parts of a model that parameters belong to: "downsampling 1, stage2 0-2, neck"."""
+    blocks: dict[str, set[int]] = {}
+    others: dict[str, None] = {}
+    for name in map(unwrapped, names):
+        if block := re.search(r"(?:^|\.)stages\.(\d+)\.(\d+)\.", name):
+            blocks.setdefault(f"stage{int(block[1]) + 1}", set()).add(int(block[2]))
+        elif down := re.search(r"(?:^|\.)downsample_layers\.(\d+)\.", name):
+            others["stem" if down[1] == "0" else f"downsampling {down[1]}"] = None
+        elif re.match(r"backbone\.norm\w*\.", name):
+            others["output norms"] = None
+        else:
+            others[name.split(".")[0]] = None
+    stages = [f"{stage} {min(found)}-{max(found)}" for stage, found in blocks.items()]
+    return ", ".join([*others, *stages])
+
+
+def print_groups(console: Console, cfg: Config) -> None:
+    model = run.build_model(cfg)
+    settings = dict(cfg.optim_wrapper.to_dict(), type="OptimWrapper")
+    settings.pop("loss_scale", None)
+    settings.pop("dtype", None)
+    groups = build_optim_wrapper(model, settings).optimizer.param_groups
+    table = Table(title="parameter groups", title_justify="left")
+    table.add_column("group")
+    table.add_column("of", overflow="fold")
+    for name in ("lr", "weight decay", "tensors", "parameters"):
+        table.add_column(name, justify="right")
+    for number, group in enumerate(groups):
+        count = sum(p.numel() for p in group["params"])
+        table.add_row(
+            group.get("group_name", f"group {number}"),
+            modules_of(group.get("param_names", [])),
+            f"{group['lr']:.3g}",
+            f"{group['weight_decay']:g}",
+            str(len(group["params"])),
+            f"{count:,}",
+        )
+    total = sum(p.numel() for group in groups for p in group["params"])
+    table.add_section()
+    table.add_row("all", "", "", "", str(sum(len(g["params"]) for g in groups)), f"{total:,}")
+    console.print(table)
+    frozen = sum(p.numel() for p in model.parameters()) - total
+    if frozen:
+        console.print(f"frozen: {frozen:,} parameters in no group")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config")
+    parser.add_argument("--devices", type=int, metavar="N", help="GPUs of the run; default: the recipe's")  # fmt: skip
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="K=V")
+    args = parser.parse_args()
+    run.quiet_warnings()
+    cfg = run.load_config(args.config, options=args.cfg_options)
+    init_default_scope(cfg.default_scope)
+    row = row_of(cfg, args.config)
+    protocol = PROTOCOLS[row.protocol] if row else None
+    devices = args.devices or (protocol.gpus if protocol else 1)
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    print_recipe(console, cfg, args.config, row)
+    print_groups(console, cfg)
+    images, counted = images_of(cfg, protocol)
+    length = length_of(cfg, images, counted, devices)
+    per_device = cfg.train_dataloader.batch_size
+    console.print(
+        f"{length.images} images ({length.counted}), {devices} device{'s' * (devices > 1)} x {per_device} = batch "
+        f"{length.batch}: {length.iterations} steps, {length.epochs:.4g} epochs"
+    )
+    for sentence in warnings_of(cfg, length, protocol):
+        console.print(f"[bold yellow]warning:[/] {sentence}")

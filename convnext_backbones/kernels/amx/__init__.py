@@ -1,0 +1,1 @@
+"""Kernels of prepared inference on CPUs with AMX, in C++, and their loader."""

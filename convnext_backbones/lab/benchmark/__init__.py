@@ -1,0 +1,1 @@
+"""Ours beside the same network elsewhere: honest ratios of time and memory."""

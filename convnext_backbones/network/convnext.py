@@ -1,0 +1,374 @@
+"""ConvNeXt and ConvNeXt V2, to be read beside the papers.
+
+    ConvNeXt     "A ConvNet for the 2020s", arXiv:2201.03545
+    ConvNeXt V2  "Co-designing and Scaling ConvNets with Masked Autoencoders", arXiv:2301.00808
+
+N is the batch, C the channels, H and W the height and width of a map. Every map has NCHW shape and
+lies channels-last in memory, so that the permutes around the pointwise layers copy nothing.
+
+Parameter names and shapes are the official ones. Departure: grn.gamma and grn.beta are (4C,), not
+(1, 1, 1, 4C), so that every optimizer's "no weight decay on 1-D parameters" rule holds for them.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from ..kernels import dispatch
+from .padding import Sizes, inside_masks
+from .refusals import check_images, check_options, refuse_unknown_options
+from .selection import feature_names, select_features
+from .variants import resolve_arch
+
+EPS = 1e-6  # of every LayerNorm and GRN
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of an (N, C, H, W) map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC
+        x = super().forward(x)
+        return x.permute(0, 3, 1, 2)  # NHWC -> NCHW
+
+
+class GRN(nn.Module):
+    """Global response normalisation of an (N, H, W, C) map (V2 paper, section 4).
+
+    Each channel is scaled by its spatial L2 norm relative to the mean norm of all channels. The
+    norms are computed in float32 at least: in float16 they overflow from |x| = 300 on. Given
+    `inside`, (N, H, W), they are those of its True positions.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(dim))
+        self.beta = nn.Parameter(torch.zeros(dim))
+        self.eps = EPS  # an attribute: torch.compile cannot lift a global float into a checkpoint
+
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        wide = x if x.dtype == torch.float64 else x.float()
+        energy = wide.square()
+        if inside is not None:
+            energy = energy * inside[..., None]
+        energy = energy.sum(dim=(1, 2), keepdim=True)
+        norm = energy.clamp_min(1e-30).sqrt()  # the clamp keeps the gradient of an all-zero map 0
+        relative = norm / (norm.mean(dim=-1, keepdim=True) + self.eps)  # (N, 1, 1, C)
+        scale = 1 + self.gamma * relative  # gamma * (x * relative) + beta + x, in one multiply
+        return x * scale.to(x.dtype) + self.beta.to(x.dtype)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, zero a residual branch for a whole sample (arXiv:1603.09382).
+
+    Kept samples are divided by the keep probability, so that the expectation stays.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = self.factor(x)
+        return x if factor is None else x * factor
+
+    def factor(self, x: Tensor) -> Tensor | None:
+        """(N, 1, 1, 1), what each sample's branch is multiplied by; None where that is 1."""
+        if not self.training or self.rate == 0.0:
+            return None
+        keep = 1.0 - self.rate
+        mask = x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep)
+        return mask / keep if keep > 0.0 else mask
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3f}"
+
+
+BLOCK_PARTS = (nn.Conv2d, nn.LayerNorm, nn.Linear, nn.GELU, GRN, DropPath)
+
+
+class Block(nn.Module):
+    """Depthwise 7x7, LayerNorm, pointwise C -> 4C, GELU, [V2: GRN], pointwise 4C -> C, residual.
+
+    V1 scales the branch by gamma (layer scale, arXiv:2103.17239); V2 has GRN instead. The
+    depthwise convolution sees zeros where `inside`, (N, H, W), is False, as it does beyond the map.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        version: int,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float | None = 1e-6,
+        dilation: int = 1,
+    ):
+        super().__init__()
+        self.dwconv = nn.Conv2d(
+            dim, dim, kernel_size=7, padding=3 * dilation, dilation=dilation, groups=dim
+        )
+        self.norm = nn.LayerNorm(dim, eps=EPS)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.act = nn.GELU()
+        self.grn = GRN(4 * dim) if version == 2 else None
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        scaled = version == 1 and layer_scale_init_value is not None and layer_scale_init_value > 0
+        self.gamma = nn.Parameter(torch.full((dim,), layer_scale_init_value)) if scaled else None
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        if dispatch.can_run(self, x, BLOCK_PARTS):
+            return dispatch.run(self, x, inside)  # the steps below in another arrangement, faster
+        shortcut = x
+        if inside is not None:
+            x = x * inside[:, None]
+        x = self.dwconv(x)
+        x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC
+        x = self.norm(x)
+        x = self.pwconv1(x)
+        x = self.act(x)
+        if self.grn is not None:
+            x = self.grn(x, inside)
+        x = self.pwconv2(x)
+        if self.gamma is not None:
+            x = self.gamma * x
+        x = x.permute(0, 3, 1, 2)  # NHWC -> NCHW
+        return self.drop_path(x) + shortcut  # in this order the sum stays channels-last
+
+
+class Downsample(nn.Sequential):
+    """LayerNorm and a 2x2 convolution of stride 2, between two stages.
+
+    With stride 1 (output_stride), the map is padded right and below, so that position (i, j) sees
+    what it would see with stride 2; dilation makes up for strides left out before. It sees
+    zeros there, as where `inside`, (N, H, W), is False. With stride 2, no position in an image sees
+    beyond it.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, *, stride: int = 2, dilation: int = 1):
+        super().__init__(
+            LayerNorm2d(in_dim, eps=EPS),
+            nn.Conv2d(in_dim, out_dim, kernel_size=2, stride=stride, dilation=dilation),
+        )
+        self.pad = dilation if stride == 1 else 0
+
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        x = self[0](x)
+        if self.pad:
+            if inside is not None:
+                x = x * inside[:, None]
+            x = F.pad(x, (0, self.pad, 0, self.pad))
+        return self[1](x)
+
+
+class Trunk(nn.Module):
+    """The stem and the first `num_built` stages: what the backbones and the classifier share."""
+
+    def __init__(
+        self,
+        depths: tuple[int, ...],
+        dims: tuple[int, ...],
+        *,
+        version: int,
+        num_built: int,
+        in_channels: int,
+        patch_size: int,
+        output_stride: int | None,
+        drop_path_rate: float,
+        layer_scale_init_value: float | None,
+        with_cp: bool,
+    ):
+        super().__init__()
+        check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_value)
+        self.depths, self.dims, self.version = depths, dims, version
+        self.with_cp = with_cp
+        strides = [patch_size * 2**i for i in range(len(depths))]
+        if output_stride not in (None, *strides):
+            raise ValueError(
+                f"output_stride={output_stride!r} is not one of this network's strides {strides}"
+            )
+        self.feature_strides = tuple(min(s, output_stride or s) for s in (strides[0], *strides))
+
+        # The rate of drop path grows linearly over the blocks of all stages, built or not.
+        # On the CPU and in float32 as in the official code, so that the rates are the same numbers.
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu", dtype=torch.float32)
+        rates = rates.tolist()
+
+        stem = nn.Sequential(
+            nn.Conv2d(in_channels, dims[0], kernel_size=patch_size, stride=patch_size),
+            LayerNorm2d(dims[0], eps=EPS),
+        )
+        self.downsample_layers = nn.ModuleList([stem])
+        self.stages = nn.ModuleList()
+        dilation = 1
+        for i in range(num_built):
+            if i > 0 and strides[i] <= self.feature_strides[i + 1]:
+                self.downsample_layers.append(Downsample(dims[i - 1], dims[i]))
+            elif i > 0:
+                self.downsample_layers.append(
+                    Downsample(dims[i - 1], dims[i], stride=1, dilation=dilation)
+                )
+                dilation *= 2
+            first = sum(depths[:i])
+            blocks = [
+                Block(
+                    dims[i],
+                    version=version,
+                    drop_path_rate=rates[first + j],
+                    layer_scale_init_value=layer_scale_init_value,
+                    dilation=dilation,
+                )
+                for j in range(depths[i])
+            ]
+            self.stages.append(nn.Sequential(*blocks))
+        self.apply(_init_weights)
+
+    def stage_maps(self, images: Tensor, image_sizes: Sizes | None = None) -> list[Tensor]:
+        """(N, in_channels, H, W) images to the maps of the stem and of every built stage."""
+        check_images(images, self.downsample_layers[0][0], self.feature_strides[len(self.stages)])
+        strides = self.feature_strides[1 : len(self.stages) + 1]
+        masks = inside_masks(images, image_sizes, strides)
+        x = images.contiguous(memory_format=torch.channels_last)
+        x = self.downsample_layers[0](x)
+        maps = [x]
+        for i, (stage, inside) in enumerate(zip(self.stages, masks, strict=True)):
+            if i > 0:
+                x = self.downsample_layers[i](x, inside)
+            for block in stage:
+                if self.with_cp and self.training and torch.is_grad_enabled():
+                    x = checkpoint(block, x, inside, use_reentrant=False)
+                else:
+                    x = block(x, inside)
+            maps.append(x)
+        return maps
+
+
+class ConvNeXt(Trunk):
+    """ConvNeXt as a backbone: images to a tuple of feature maps.
+
+    Args:
+        arch: a size, "atto" to "xlarge", or dict(depths=..., dims=...) with any number of stages.
+        in_channels: channels of the images.
+        patch_size: kernel and stride of the stem, in pixels.
+        out_features: names out of "stem", "stage1".."stageN", in network order.
+        out_indices: stage indices instead; 0 is stage1, negative ones count from the end.
+            Neither given: the last stage. Both given: they must agree.
+        drop_path_rate: stochastic depth rate of the last block; grows linearly from 0.
+        layer_scale_init_value: initial layer scale; 0 or None for none. V2 has none and ignores it.
+        output_norm: give each selected feature a LayerNorm of its own (norm_stem, norm0, norm1..).
+        output_stride: cap the stride (8, 16 or 32) by dilating the later stages, same weights.
+        frozen_stages: k > 0 freezes the stem and the first k stages with their downsampling and
+            output norms, in every mode.
+        with_cp: recompute each block in the backward pass instead of keeping its activations.
+
+    Attributes:
+        out_features, out_indices, channels, strides: of the returned maps, in order. out_indices
+            holds None for the stem.
+
+    Stages after the last selected one are not built, so that every parameter has a gradient.
+    Source of network and initialisation: facebookresearch/ConvNeXt, models/convnext.py.
+    """
+
+    version = 1
+
+    def __init__(
+        self,
+        arch: str | dict = "tiny",
+        *,
+        in_channels: int = 3,
+        patch_size: int = 4,
+        out_features: list[str] | tuple[str, ...] | None = None,
+        out_indices: list[int] | tuple[int, ...] | None = None,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float | None = 1e-6,
+        output_norm: bool = True,
+        output_stride: int | None = None,
+        frozen_stages: int = 0,
+        with_cp: bool = False,
+        **unknown,
+    ):
+        refuse_unknown_options(type(self).__name__, unknown, ConvNeXt.__init__)
+        version = type(self).version
+        depths, dims = resolve_arch(arch, version)
+        names = feature_names(len(depths))
+        selected = select_features(len(depths), out_features, out_indices)
+        positions = [names.index(name) for name in selected]  # 0 is the stem
+        super().__init__(
+            depths,
+            dims,
+            version=version,
+            num_built=positions[-1],
+            in_channels=in_channels,
+            patch_size=patch_size,
+            output_stride=output_stride,
+            drop_path_rate=drop_path_rate,
+            layer_scale_init_value=layer_scale_init_value,
+            with_cp=with_cp,
+        )
+        feature_channels = (dims[0], *dims)
+        self.out_features = selected
+        self.out_indices = tuple(p - 1 if p > 0 else None for p in positions)
+        self.channels = tuple(feature_channels[p] for p in positions)
+        self.strides = tuple(self.feature_strides[p] for p in positions)
+        self._positions = tuple(positions)
+        if output_norm:
+            for position, channels in zip(positions, self.channels, strict=True):
+                self.add_module(_norm_name(position), LayerNorm2d(channels, eps=EPS))
+        self.output_norm = output_norm
+        whole = isinstance(frozen_stages, int) and not isinstance(frozen_stages, bool)
+        if not whole or not 0 <= frozen_stages <= len(depths):
+            raise ValueError(
+                f"frozen_stages must be a whole number, 0 (freeze nothing) to {len(depths)} (freeze "
+                f"all stages), got {frozen_stages!r}"
+            )
+        self.frozen_stages = frozen_stages
+        self._freeze()
+
+    def forward(self, images: Tensor, image_sizes: Sizes | None = None) -> tuple[Tensor, ...]:
+        """(N, in_channels, H, W) to one (N, C_i, H // s_i, W // s_i) map per selected feature.
+
+        image_sizes: (N, 2), the height h and width w in pixels of images that were padded right and
+        below. The first h // s_i rows and w // s_i columns of their maps are then those of the
+        image without padding, and no part of a map depends on how far it was padded.
+        """
+        maps = self.stage_maps(images, image_sizes)
+        return tuple(self._output(position, maps[position]) for position in self._positions)
+
+    def _output(self, position: int, x: Tensor) -> Tensor:
+        return getattr(self, _norm_name(position))(x) if self.output_norm else x
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        if self.frozen_stages == 0:
+            return
+        k = self.frozen_stages
+        frozen = [*self.downsample_layers[:k], *self.stages[:k]]
+        frozen += [getattr(self, _norm_name(p), None) for p in range(k + 1)]
+        for module in frozen:
+            if module is not None:
+                module.eval()
+                module.requires_grad_(False)
+
+
+class ConvNeXtV2(ConvNeXt):
+    """ConvNeXt V2 as a backbone: GRN in every block, no layer scale. Otherwise as ConvNeXt.
+
+    Sizes: "atto" to "huge". Source: facebookresearch/ConvNeXt-V2, models/convnextv2.py.
+    """
+
+    version = 2
+
+
+def _norm_name(position: int) -> str:
+    return "norm_stem" if position == 0 else f"norm{position - 1}"
+
+
+def _init_weights(module: nn.Module) -> None:
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,428 @@
+"""Networks prepared for inference: folded, in the fastest dtype and layout, and no longer trained.
+
+    fast = prepare_for_inference(model)                # a backbone, a classifier
+    fast = prepare_for_inference(detector)             # the backbone inside a framework's model
+    fast = prepare_for_inference(model, compile=True)  # needs a C++ compiler on a CPU
+
+What is folded, all exact but for rounding: LayerNorm's affine into the layer behind it, layer scale
+into the second pointwise layer, GRN's beta into its bias. Output norms and heads stay as they are.
+"""
+
+import copy
+import itertools
+import warnings
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import UserError
+from ..kernels.amx import block as cpu_block
+from ..kernels.block import grn_scale
+from ..kernels.dispatch import hooked
+from .convnext import Block, Downsample, LayerNorm2d, Trunk
+from .padding import Sizes, inside_masks
+from .refusals import check_images
+
+ROWS = 1024  # positions at a time, so that their squares stay in the cache
+
+
+def prepare_for_inference(
+    model: nn.Module,
+    dtype: torch.dtype | None = None,
+    *,
+    compile: bool = False,
+    capture: bool = False,
+) -> nn.Module:
+    """A copy of the model for inference alone, called as the original, which stays as it is.
+
+    Args:
+        model: a backbone, a classifier, or any model that holds one; of that model everything else
+            is copied without change.
+        dtype: of the arithmetic inside the network. None: bfloat16 where the processor computes in
+            it (a CPU with AMX-BF16 or AVX512-BF16, a GPU from Ampere on), else the model's own.
+            Images are taken and maps given in the model's own dtype all the same.
+        compile: on a CPU with AMX and in bfloat16, build the blocks' kernel with the system's C++
+            compiler (once: it is cached) and use it; elsewhere, torch.compile, with any image size.
+        capture: on a GPU, record a CUDA graph for each shape of images, and replay it from then on.
+
+    Blocks with hooks, or with a part that was replaced, are computed as they were. Where image
+    sizes are given (padding ignored), the folded steps run with masks, not compiled.
+
+    Raises:
+        UserError: a model without a ConvNeXt, or one already prepared; a dtype that is not floating;
+            capture without a GPU.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"prepare_for_inference takes a model (torch.nn.Module), got a {type(model).__name__}"
+        )
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise UserError(
+            f"dtype must be a floating-point type such as torch.bfloat16, or None to choose one, "
+            f"got {dtype!r}"
+        )
+    trunks = [module for module in model.modules() if isinstance(module, Trunk)]
+    if not trunks:
+        raise UserError(
+            f"this {type(model).__name__} holds no ConvNeXt of convnext_backbones; give the "
+            "backbone, the classifier, or a model built with one of them"
+        )
+    if any(isinstance(trunk, _Prepared) for trunk in trunks):
+        raise UserError("this model is prepared already; prepare the original again instead")
+    if capture and any(_device(trunk).type != "cuda" for trunk in trunks):
+        raise UserError(
+            "capture=True records CUDA graphs, and this model is not on a GPU; leave it"
+        )
+
+    with torch.no_grad():
+        model = copy.deepcopy(model).eval().requires_grad_(False)
+        for module in list(model.modules()):
+            if isinstance(module, Trunk):
+                _prepare(module, dtype or fastest_dtype(module), compile, capture)
+    return model
+
+
+def fastest_dtype(module: nn.Module) -> torch.dtype:
+    """bfloat16 where the module's device has instructions for it, else the module's own dtype."""
+    device = _device(module)
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu":
+        fast = cpu_block.processor_has("amx_bf16") or cpu_block.processor_has("avx512_bf16")
+    else:
+        fast = False
+    return torch.bfloat16 if fast else next(module.parameters()).dtype
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+# ---- the network
+
+
+def _prepare(trunk: Trunk, dtype: torch.dtype, compile: bool, capture: bool) -> None:
+    """Make a trunk in evaluation mode, whose parameters need no gradients, a prepared one."""
+    stem = trunk.downsample_layers[0][0]
+    outside = stem.weight.dtype
+    device = stem.weight.device
+    kernel = compile and device.type == "cpu" and dtype == torch.bfloat16
+    if kernel and (reason := cpu_block.why_not()) is not None:
+        warnings.warn(
+            f"the kernel for CPUs is left out, torch.compile used: {reason}", stacklevel=3
+        )
+        kernel = False
+    for i, layer in enumerate(trunk.downsample_layers):
+        if not _is_standard(layer):
+            trunk.downsample_layers[i] = _Plain(layer, dtype, outside)
+        elif i == 0:
+            trunk.downsample_layers[i] = _Stem(layer, dtype, kernel=kernel)
+        else:
+            trunk.downsample_layers[i] = _Downsample(layer, dtype, kernel=kernel)
+    for stage in trunk.stages:
+        for j, block in enumerate(stage):
+            if _is_standard(block):
+                stage[j] = PreparedBlock(block, dtype, kernel=kernel)
+            else:
+                stage[j] = _Plain(block, dtype, outside)
+    kind = type(trunk)
+    trunk.__class__ = type(f"Prepared{kind.__name__}", (_Prepared, kind), {})
+    trunk._takes = SimpleNamespace(in_channels=stem.in_channels, dtype=outside)
+    trunk._dtype = dtype
+    trunk._sequence = trunk._unmasked_maps
+    if compile and not kernel:
+        options = {"freezing": True} if device.type == "cpu" else None
+        trunk._sequence = torch.compile(trunk._unmasked_maps, dynamic=True, options=options)
+    if capture:
+        trunk._sequence = _Graphs(trunk._sequence)
+
+
+def _is_standard(module: nn.Module) -> bool:
+    """Is it a stem, downsampling or block as this package builds it, with nothing hooked?"""
+    try:
+        with torch.device("meta"):
+            reference = _fresh(module)
+    except (AttributeError, TypeError, ValueError):  # of parts that the standard ones lack
+        return False
+    for part, standard in itertools.zip_longest(module.modules(), reference.modules()):
+        if type(part) is not type(standard) or part.extra_repr() != standard.extra_repr():
+            return False
+        if "forward" in vars(part) or hooked(part):
+            return False
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return (
+        {name: t.shape for name, t in tensors}
+        == {name: t.shape for name, t in reference.named_parameters()}
+        and all(type(t) in (nn.Parameter, Tensor) for _, t in tensors)
+        and len({(t.dtype, t.device) for _, t in tensors}) == 1
+    )
+
+
+def _fresh(module: nn.Module) -> nn.Module:
+    """The stem, downsampling or block that has this one's options."""
+    if type(module) is Block:
+        return Block(
+            module.dwconv.in_channels,
+            version=1 if module.grn is None else 2,
+            drop_path_rate=module.drop_path.rate,
+            layer_scale_init_value=None if module.gamma is None else 1.0,
+            dilation=module.dwconv.dilation[0],
+        )
+    norm, conv = module[::-1] if type(module) is nn.Sequential else module
+    if type(module) is Downsample:
+        stride, dilation = conv.stride[0], conv.dilation[0]
+        return Downsample(conv.in_channels, conv.out_channels, stride=stride, dilation=dilation)
+    stem = nn.Conv2d(conv.in_channels, conv.out_channels, conv.stride, conv.stride)
+    return nn.Sequential(stem, LayerNorm2d(conv.out_channels, eps=norm.eps))
+
+
+class _Prepared:
+    """What a prepared backbone or classifier does in another way than its class."""
+
+    def stage_maps(self, images: Tensor, image_sizes: Sizes | None = None) -> Sequence[Tensor]:
+        """As Trunk's; the maps come in the dtype that the model had."""
+        dtype = self._takes.dtype
+        if isinstance(images, Tensor) and images.dtype == self._dtype:
+            dtype = self._dtype
+        stem = SimpleNamespace(
+            in_channels=self._takes.in_channels, weight=SimpleNamespace(dtype=dtype)
+        )
+        check_images(images, stem, self.feature_strides[len(self.stages)])
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            if image_sizes is None:
+                maps = self._sequence(images)
+            else:
+                strides = self.feature_strides[1 : len(self.stages) + 1]
+                maps = self._maps(images, inside_masks(images, image_sizes, strides))
+        return _InDtype(maps, self._takes.dtype)
+
+    def _unmasked_maps(self, x: Tensor) -> list[Tensor]:
+        return self._maps(x, [None] * len(self.stages))
+
+    def _maps(self, x: Tensor, masks: list[Tensor | None]) -> list[Tensor]:
+        x = self.downsample_layers[0](x)
+        maps = [x]
+        for i, (stage, inside) in enumerate(zip(self.stages, masks, strict=True)):
+            if i > 0:
+                x = self.downsample_layers[i](x, inside)
+            for block in stage:
+                x = block(x, inside)
+            maps.append(x)
+        return maps
+
+    def train(self, mode: bool = True):
+        if mode:
+            raise UserError(
+                "a model prepared for inference cannot be trained; train the original, and prepare "
+                "it again"
+            )
+        return nn.Module.train(self, False)
+
+    def requires_grad_(self, requires_grad: bool = True):
+        return self.train(requires_grad)
+
+    def load_state_dict(self, *args, **kwargs):
+        raise UserError(
+            "a model prepared for inference takes no state dict, as its weights are folded; load it "
+            "into the original, and prepare that"
+        )
+
+    def _load_from_state_dict(self, *args, **kwargs):  # what a model around this one calls
+        self.load_state_dict()
+
+
+class _InDtype(Sequence):
+    """Maps, each converted when it is asked for."""
+
+    def __init__(self, maps: Sequence[Tensor], dtype: torch.dtype):
+        self.maps, self.dtype = maps, dtype
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.maps[i].to(self.dtype)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (x.to(self.dtype) for x in self.maps)
+
+
+class _Graphs:
+    """A function of one tensor on a GPU as CUDA graphs, one for each shape it met."""
+
+    def __init__(self, function):
+        self.function = function
+        self.recorded = {}
+
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        key = (x.device, tuple(x.shape))
+        if key not in self.recorded:
+            self.recorded[key] = self._record(x)
+        graph, taken, given = self.recorded[key]
+        taken.copy_(x)
+        graph.replay()
+        return [y.clone() for y in given]  # the next replay writes over what this one gave
+
+    def _record(self, x: Tensor):
+        taken = x.clone()
+        aside = torch.cuda.Stream(x.device)
+        aside.wait_stream(torch.cuda.current_stream(x.device))
+        with torch.cuda.stream(aside):  # compiled, tuned and loaded before the recording
+            for _ in range(3):
+                self.function(taken)
+        torch.cuda.current_stream(x.device).wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            given = self.function(taken)
+        return graph, taken, given
+
+    def __deepcopy__(self, memo):
+        return _Graphs(copy.deepcopy(self.function, memo))  # recorded again when called
+
+
+# ---- its layers
+
+
+class _Plain(nn.Module):
+    """A module as it was, in its own dtype, in the midst of prepared ones."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype, outside: torch.dtype):
+        super().__init__()
+        self.module = module
+        self.dtype, self.outside = dtype, outside
+
+    def forward(self, x: Tensor, *inside: Tensor | None) -> Tensor:
+        x = x.to(self.outside).contiguous(memory_format=torch.channels_last)
+        return self.module(x, *inside).to(self.dtype)
+
+
+class _Stem(nn.Module):
+    def __init__(self, stem: nn.Sequential, dtype: torch.dtype, *, kernel: bool):
+        super().__init__()
+        self.conv, self.norm = stem
+        self.kernel = None
+        if kernel:
+            self.kernel = cpu_block.CpuStem(
+                self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias,
+                eps=self.norm.eps,
+            )  # fmt: skip
+        self.conv = self.conv.to(dtype=dtype, memory_format=torch.channels_last)
+        self.norm = self.norm.to(dtype)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.kernel is not None and cpu_block.takes(images):
+            return self.kernel(images)
+        x = images.to(self.conv.weight.dtype).contiguous(memory_format=torch.channels_last)
+        return self.norm(self.conv(x))
+
+
+class _Downsample(nn.Module):
+    """Downsample with LayerNorm's affine in the convolution, where it pads no zeros before it."""
+
+    def __init__(self, layer: Downsample, dtype: torch.dtype, *, kernel: bool):
+        super().__init__()
+        norm, conv = layer
+        self.pad, self.eps = layer.pad, norm.eps
+        self.stride, self.dilation = conv.stride, conv.dilation
+        weight, bias = conv.weight.double(), conv.bias.double()
+        if self.pad:
+            self.register_buffer("norm_weight", norm.weight.to(dtype))
+            self.register_buffer("norm_bias", norm.bias.to(dtype))
+        else:
+            self.norm_weight = self.norm_bias = None
+            bias = bias + weight.sum((2, 3)) @ norm.bias.double()
+            weight = weight * norm.weight.double()[:, None, None]
+        self.kernel = None
+        if kernel and not self.pad and self.stride == (2, 2):
+            self.kernel = cpu_block.CpuDownsample(weight, bias, eps=self.eps)
+        weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias.to(dtype))
+
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        if self.kernel is not None and cpu_block.takes(x):  # stride 2 sees no padding
+            return self.kernel(x)
+        x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC
+        x = F.layer_norm(x, x.shape[-1:], self.norm_weight, self.norm_bias, self.eps)
+        x = x.permute(0, 3, 1, 2)  # NHWC -> NCHW
+        if self.pad:
+            if inside is not None:
+                x = x * inside[:, None]
+            x = F.pad(x, (0, self.pad, 0, self.pad))
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation)
+
+
+class PreparedBlock(nn.Module):
+    """Block with what folds folded, and GRN's factor in the second weight of each image."""
+
+    def __init__(self, block: Block, dtype: torch.dtype, *, kernel: bool = False):
+        super().__init__()
+        self.channels = block.norm.normalized_shape[0]
+        self.dilation, self.padding = block.dwconv.dilation, block.dwconv.padding
+        self.eps = block.norm.eps
+        self.grn_eps = block.grn.eps if block.grn is not None else None
+        weight1, bias1 = block.pwconv1.weight.double(), block.pwconv1.bias.double()
+        weight2, bias2 = block.pwconv2.weight.double(), block.pwconv2.bias.double()
+        bias1 = bias1 + weight1 @ block.norm.bias.double()
+        weight1 = weight1 * block.norm.weight.double()
+        grn_gamma = None
+        if block.grn is not None:
+            grn_gamma = block.grn.gamma
+            bias2 = bias2 + weight2 @ block.grn.beta.double()
+        if block.gamma is not None:
+            weight2 = weight2 * block.gamma.double()[:, None]
+            bias2 = bias2 * block.gamma.double()
+        wide = torch.promote_types(dtype, torch.float32)
+        depthwise = block.dwconv.weight.to(dtype).contiguous(memory_format=torch.channels_last)
+        self.register_buffer("depthwise", depthwise)
+        self.register_buffer("depthwise_bias", block.dwconv.bias.to(dtype))
+        self.register_buffer("weight1", weight1.to(dtype))
+        self.register_buffer("bias1", bias1.to(dtype))
+        # In float32 beside GRN, so that the product with its factor is rounded once.
+        self.register_buffer("weight2", weight2.to(dtype if grn_gamma is None else wide))
+        self.register_buffer("bias2", bias2.to(dtype))
+        self.register_buffer("grn_gamma", None if grn_gamma is None else grn_gamma.to(wide))
+        self.kernel = None
+        if kernel and cpu_block.fits(self.channels):
+            self.kernel = cpu_block.CpuBlock(
+                block.dwconv.weight, block.dwconv.bias, weight1, bias1, weight2, bias2, grn_gamma,
+                dilation=self.dilation[0], eps=self.eps, grn_eps=self.grn_eps or 0.0,
+            )  # fmt: skip
+
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        if self.kernel is not None and inside is None and cpu_block.takes(x):
+            return self.kernel(x)
+        seen = x if inside is None else x * inside[:, None]
+        y = F.conv2d(
+            seen, self.depthwise, self.depthwise_bias, 1, self.padding, self.dilation, self.channels
+        )
+        y = y.permute(0, 2, 3, 1)  # NCHW -> NHWC
+        y = F.layer_norm(y, y.shape[-1:], None, None, self.eps)
+        y = F.gelu(F.linear(y, self.weight1, self.bias1))
+        if self.grn_gamma is None:
+            y = F.linear(y, self.weight2, self.bias2)
+        else:
+            weight = (self.weight2 * self._scale(y, inside)[:, None]).to(y.dtype)  # (N, C, 4C)
+            if len(y) == 1 and not torch.jit.is_tracing():
+                y = F.linear(y, weight[0], self.bias2)
+            else:
+                tokens = y.flatten(1, 2)
+                y = torch.baddbmm(self.bias2, tokens, weight.transpose(1, 2)).view(
+                    *y.shape[:3], self.channels
+                )
+        return y.permute(0, 3, 1, 2) + x  # NHWC -> NCHW
+
+    def _scale(self, y: Tensor, inside: Tensor | None) -> Tensor:
+        """GRN's factors (N, 4C) for its input (N, H, W, 4C)."""
+        tokens = y.flatten(1, 2)
+        if inside is not None:
+            tokens = tokens * inside.flatten(1)[..., None]
+        pieces = [tokens]
+        fixed = torch.compiler.is_compiling() or torch.jit.is_tracing()  # for every size
+        if y.device.type == "cpu" and not fixed:
+            pieces = tokens.split(ROWS, dim=1)
+        energy = sum(piece.to(self.grn_gamma.dtype).square().sum(1) for piece in pieces)
+        return grn_scale(energy, self.grn_gamma, self.grn_eps)[0]

@@ -1,0 +1,100 @@
+"""Refusals: for every wrong option or image a sentence with what came, what is valid, what to do."""
+
+import inspect
+
+import torch
+from torch import Tensor, nn
+
+from .variants import nearest
+
+
+def check_images(images: Tensor, stem: nn.Conv2d, smallest: int) -> None:
+    """Refuse what the network cannot take; `smallest` is the least height and width in pixels."""
+    channels = stem.in_channels
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.jit.is_scripting():
+        return  # shapes and types are symbols there
+    if not isinstance(images, Tensor):
+        raise TypeError(
+            f"images must be a tensor of shape (N, {channels}, H, W), got a "
+            f"{type(images).__name__}; see convnext_backbones.network.preprocessing for pictures"
+        )
+    if images.dim() != 4:
+        fix = "add the batch dimension: images[None]" if images.dim() == 3 else "give a 4-D batch"
+        raise ValueError(
+            f"images must have shape (N, {channels}, H, W), got {tuple(images.shape)}; {fix}"
+        )
+    if images.shape[1] != channels:
+        fix = "give images, or in_channels, that fit"
+        if images.shape[3] == channels:
+            fix = "use images.permute(0, 3, 1, 2)"
+        raise ValueError(
+            f"images have {images.shape[1]} channels (shape {tuple(images.shape)}), the model "
+            f"was built with in_channels={channels}; {fix}"
+        )
+    weight = stem.weight
+    if not images.is_floating_point():
+        raise ValueError(
+            f"images are {images.dtype}; give normalised floating-point pixels "
+            f"({weight.dtype}), e.g. (images / 255 - mean) / std"
+        )
+    if images.dtype != weight.dtype and not _autocast_takes(images):
+        raise ValueError(
+            f"images are {images.dtype}, the weights {weight.dtype}; "
+            f"use images.to({weight.dtype}), or model.to({images.dtype}), or torch.autocast"
+        )
+    if min(images.shape[2:]) < smallest:
+        raise ValueError(
+            f"images are {images.shape[2]}x{images.shape[3]}; this network needs at least "
+            f"{smallest}x{smallest} pixels: resize or pad"
+        )
+
+
+def _autocast_takes(images: Tensor) -> bool:
+    device = images.device.type
+    available = torch.amp.is_autocast_available(device)
+    return available and torch.is_autocast_enabled(device) and images.dtype != torch.float64
+
+
+def check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_value) -> None:
+    """Refuse values that no network has."""
+    for name, value in (("in_channels", in_channels), ("patch_size", patch_size)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+    if not isinstance(drop_path_rate, (int, float)) or not 0 <= drop_path_rate <= 1:
+        raise ValueError(f"drop_path_rate must be between 0 and 1, got {drop_path_rate!r}")
+    scale = 0.0 if layer_scale_init_value is None else layer_scale_init_value
+    if not isinstance(scale, (int, float)) or not scale >= 0:
+        raise ValueError(
+            "layer_scale_init_value must be a number from 0 on, or 0 or None for no layer scale, "
+            f"got {layer_scale_init_value!r}"
+        )
+
+
+# Options of other implementations, and what to write here.
+_ELSEWHERE = {
+    "stem_patch_size": "write patch_size",
+    "ignore_padding": "give image_sizes to its call; the frameworks' adapters have the option",
+    "drop_path": "write drop_path_rate",
+    "num_channels": "write in_channels",
+    "in_chans": "write in_channels",
+    "dims": "write arch=dict(depths=..., dims=...)",
+    "depths": "write arch=dict(depths=..., dims=...)",
+    "num_labels": "write num_classes",
+    "layer_norm_eps": "write norm_eps, which the classifier's final norm has",
+    "hidden_sizes": "write arch=dict(depths=..., dims=...)",
+    "use_grn": "GRN is what ConvNeXtV2 has and ConvNeXt has not",
+    "gap_before_final_norm": "leave it out: a dense backbone returns maps",
+    "linear_pw_conv": "leave it out: pointwise layers are always linear",
+    "norm_cfg": "leave it out: the norm is LayerNorm with eps 1e-6",
+    "act_cfg": "leave it out: the activation is GELU",
+    "gradient_checkpointing": "write with_cp",
+}
+
+
+def refuse_unknown_options(owner: str, unknown: dict, signature_of) -> None:
+    """TypeError for options that `signature_of` does not have, with the nearest valid one."""
+    for name in unknown:
+        if name in _ELSEWHERE:
+            raise TypeError(f"{owner} has no option {name!r}: {_ELSEWHERE[name]}")
+        options = list(inspect.signature(signature_of).parameters)[1:-1]  # without self, **unknown
+        raise TypeError(f"{owner} has no option {name!r}; {nearest(name, options)}")

@@ -1,0 +1,41 @@
+"""How detectors and segmentors are trained: THE table, and what reads it."""
+
+from .table import (
+    BETAS,
+    COUNTED,
+    COUNTED_DETECTRON2,
+    METHODS,
+    PROTOCOLS,
+    RECIPES,
+    SHORT_SIZES,
+    Method,
+    Protocol,
+    Recipe,
+    get_recipe,
+    iterations,
+    iterations_per_epoch,
+    layer_scales,
+    learning_rate,
+    protocol_of,
+    recipe_of,
+)
+
+__all__ = [
+    "BETAS",
+    "COUNTED",
+    "COUNTED_DETECTRON2",
+    "METHODS",
+    "PROTOCOLS",
+    "RECIPES",
+    "SHORT_SIZES",
+    "Method",
+    "Protocol",
+    "Recipe",
+    "get_recipe",
+    "iterations",
+    "iterations_per_epoch",
+    "layer_scales",
+    "learning_rate",
+    "protocol_of",
+    "recipe_of",
+]

@@ -1,1 +1,0 @@
-"""What a training run needs and the frameworks lack."""

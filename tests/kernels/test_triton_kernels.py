@@ -1,0 +1,391 @@
+"""The Triton kernels, in Triton's interpreter: against float64, under autograd and torch.compile.
+
+Triton reads TRITON_INTERPRET when it is imported, so what needs the interpreter runs in a process of
+its own. What needs a GPU is skipped without one.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from convnext_backbones.kernels.triton import choice as triton_choice
+
+ROOT = Path(__file__).parents[2]
+TOOL = ROOT / "tools" / "tune_kernels.py"
+KERNELS = {
+    "depthwise_norm", "layer_norm_backward", "depthwise_input_gradient",
+    "depthwise_weight_gradient", "linear_gelu", "gelu_backward", "linear_scale_residual",
+    "scale_backward",
+}  # fmt: skip
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None or not triton_choice._has_triton(),
+    reason="needs Triton",
+)
+needs_gpu = pytest.mark.skipif(not triton_choice.available("cuda"), reason="needs an NVIDIA GPU")
+
+# Small tiles, and a block with random weights: what the interpreted tests begin with.
+BEGINNING = """
+import torch
+from convnext_backbones.kernels.triton import depthwise as triton_depthwise, linear as triton_linear
+from convnext_backbones.kernels.triton import ops
+
+tile = {"rows": 2, "columns": 8, "channels": 16, "num_warps": 1}
+triton_depthwise.DEPTHWISE_CONFIGS = (tile,) * 5
+triton_depthwise.WEIGHT_GRADIENT_CONFIGS = ({**tile, "columns": 4, "spread": 2},)
+triton_depthwise.LAYER_NORM_CONFIGS = ({"values": 64, "num_warps": 1, "spread": 2},) * 3
+linear = {"positions": 16, "outputs": 32, "inputs": 16, "num_warps": 1, "num_stages": 1}
+triton_linear.LINEAR_CONFIGS, triton_linear.FLOAT32_LINEAR = (linear,), linear
+tile = {"positions": 8, "channels": 32, "num_warps": 1, "spread": 4}
+triton_linear.ELEMENTWISE_CONFIGS = (tile,)
+
+torch.manual_seed(0)
+
+def triton_block(**options):
+    return ops.triton_block(**{"use": ops.KERNELS} | options)
+
+def block(n, h, w, c, version, dtype=torch.float32):
+    t = {
+        "x": torch.randn(n, h, w, c), "dw_weight": torch.randn(c, 1, 7, 7) / 7,
+        "dw_bias": torch.randn(c), "norm_weight": 1 + torch.randn(c) / 5,
+        "norm_bias": torch.randn(c), "w1": torch.randn(4 * c, c) / c**0.5,
+        "b1": torch.randn(4 * c) / 5, "w2": torch.randn(c, 4 * c) / (4 * c) ** 0.5,
+        "b2": torch.randn(c),
+    }
+    if version == 1:
+        t |= {"layer_scale": torch.randn(c)}
+    else:
+        t |= {"grn_gamma": torch.randn(4 * c), "grn_beta": torch.randn(4 * c) / 5}
+    return {name: value.to(dtype) for name, value in t.items()}
+
+def outcome(run, t, gradient, keep, **options):
+    t = {name: value.detach().clone().requires_grad_() for name, value in t.items()}
+    out = run(**t, norm_eps=1e-6, keep=keep, **options)
+    gradients = torch.autograd.grad(out, list(t.values()), gradient.to(out.dtype))
+    return {"out": out.detach()} | dict(zip(t, gradients, strict=True))
+
+def error(found, exact):
+    return ((found.double() - exact).abs().max() / exact.abs().max()).item()
+"""
+
+
+def in_interpreter(code: str, *, interpret: bool = True, **variables: str) -> str:
+    """What the code prints, in a process of its own; fails if it does."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+    environment.pop("TRITON_INTERPRET", None)
+    if interpret:
+        environment["TRITON_INTERPRET"] = "1"
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@needs_triton
+def test_every_kernel_agrees_with_float64_in_every_dtype():
+    done = subprocess.run(
+        [sys.executable, TOOL, "--interpret"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    compared = {(line.split()[0], line.split()[3]) for line in done.stdout.splitlines()[2:]}
+    dtypes = ("float32", "float16", "bfloat16")
+    assert compared >= {(kernel, dtype) for kernel in KERNELS for dtype in dtypes}
+
+
+@needs_triton
+def test_a_wrong_kernel_fails_the_comparison():
+    code = """
+        import torch
+        from convnext_backbones.cli import tune_kernels
+        from convnext_backbones.errors import UserError
+        from convnext_backbones.kernels.triton import linear as triton_linear, ops as triton_ops
+        kernel, plain = triton_ops.KERNELS["linear_gelu"]
+        def wrong(*args, **options):
+            h, z, energy = kernel(*args, **options)
+            h[-1, -1, -1, -1] += 0.05
+            return h, z, energy
+        triton_ops.KERNELS = {"linear_gelu": (wrong, plain)}
+        try:
+            tune_kernels.check_shape("cpu", torch.float32, (1, 3, 4, 16), True, 0)
+        except UserError as error:
+            print(error)
+    """
+    assert "linear_gelu v1 on (1, 3, 4, 16)" in in_interpreter(code)
+
+
+@needs_triton
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_block_has_the_values_and_gradients_of_the_plain_one(version):
+    """Sizes that no tile divides; a dropped sample; compiled; bfloat16 within its rounding."""
+    code = f"""
+        for dtype, limit in ((torch.float32, 3e-6), (torch.bfloat16, 0.1))[:{version}]:
+            t = block(2, 3, 6, 20, {version}, dtype)
+            gradient, keep = torch.randn(2, 3, 6, 20), torch.tensor([0.0, 1.25])
+            exact = outcome(ops.plain_block, {{k: v.double() for k, v in t.items()}}, gradient, keep)
+            found = outcome(triton_block, t, gradient, keep)
+            for name in exact:
+                assert error(found[name], exact[name]) < limit, (dtype, name)
+                assert found[name].dtype == dtype and found[name].shape == exact[name].shape
+            with torch.no_grad():
+                out = triton_block(**t, norm_eps=1e-6, keep=keep)
+            assert torch.equal(out, found["out"])
+            assert torch.equal(out[0], t["x"][0])  # the dropped sample
+        use = ("linear_gelu", "layer_norm_backward")  # the others in plain operators
+        mixed = outcome(triton_block, t, gradient, keep, use=use)
+        assert all(error(mixed[name], exact[name]) < limit for name in exact)
+        plain = outcome(triton_block, t, gradient, keep, use=None)  # nothing was measured here
+        assert torch.equal(plain["out"], outcome(ops.plain_block, t, gradient, keep)["out"])
+    """
+    in_interpreter(BEGINNING + textwrap.dedent(code))
+
+
+@needs_triton
+def test_a_block_is_compiled_whole_and_its_operators_pass_opcheck():
+    code = """
+        t = block(2, 3, 4, 16, 2)
+        gradient, keep = torch.randn(2, 3, 4, 16), torch.tensor([1.25, 1.25])
+        compiled = torch.compile(triton_block, backend="aot_eager", fullgraph=True)
+        found = outcome(compiled, t, gradient, keep)
+        usual = outcome(triton_block, t, gradient, keep)
+        assert all(torch.equal(found[name], usual[name]) for name in usual)
+
+        t = {name: value.requires_grad_() for name, value in t.items()}
+        check = torch.library.opcheck
+        norms = (t["norm_weight"], t["norm_bias"])
+        check(ops.depthwise_norm, (t["x"], t["dw_weight"], t["dw_bias"], *norms, 1e-6, True, ops.ALL))
+        check(ops.linear_gelu, (t["x"], t["w1"], t["b1"], True, True, ops.ALL))
+        h, z, energy = (v.detach() for v in ops.linear_gelu(t["x"], t["w1"], t["b1"], True, True, ""))
+        rest = (energy.requires_grad_(), t["grn_beta"], None, keep)
+        check(ops.linear_scale_residual, (h, z, t["w2"], t["b2"], t["x"], *rest, ops.ALL))
+    """
+    in_interpreter(BEGINNING + textwrap.dedent(code))
+
+
+@needs_triton
+def test_a_map_of_zeros_has_finite_gradients():
+    code = """
+        t = {name: torch.zeros_like(value) for name, value in block(1, 3, 4, 16, 2).items()}
+        found = outcome(triton_block, t, torch.ones(1, 3, 4, 16), None)
+        assert all(value.isfinite().all() for value in found.values())
+        assert torch.equal(found["x"], torch.ones(1, 3, 4, 16))  # along the shortcut alone
+    """
+    in_interpreter(BEGINNING + textwrap.dedent(code))
+
+
+@needs_triton
+def test_vectors_may_be_float32_beside_a_bfloat16_map():
+    code = """
+        t = block(1, 3, 4, 16, 2)
+        mixed = {**t, "x": t["x"].bfloat16()}
+        found = outcome(triton_block, mixed, torch.randn(1, 3, 4, 16), None)
+        assert found["out"].dtype == found["x"].dtype == torch.bfloat16
+        assert all(found[name].dtype == torch.float32 for name in t if name != "x")
+        with torch.autocast("cpu", torch.bfloat16):
+            out = triton_block(**t, norm_eps=1e-6)
+        assert out.dtype == torch.bfloat16
+        assert error(out, found["out"].double()) < 0.05
+    """
+    in_interpreter(BEGINNING + textwrap.dedent(code))
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
+def test_every_kernel_compiles_for_a_gpu_that_is_not_there(capability, tmp_path):
+    """What the interpreter does not see: types, layouts, shared memory. Needs no GPU."""
+    code = f"""
+        import torch, triton
+        from triton.backends.compiler import GPUTarget
+        from triton.runtime import driver
+        from triton.runtime.jit import JITFunction
+
+        class Driver:
+            def get_current_target(self):
+                return GPUTarget("cuda", {capability}, 32)
+            def get_current_device(self):
+                return 0
+            def get_current_stream(self, device):
+                return 0
+
+        driver.set_active(Driver())
+        launch, memory = JITFunction.run, {{}}
+        def compile_only(self, *args, warmup=False, **options):
+            kernel = launch(self, *args, warmup=True, **options)
+            memory[self.fn.__name__] = kernel.metadata.shared
+            return kernel
+        JITFunction.run = compile_only
+
+        from convnext_backbones.cli import tune_kernels
+        from convnext_backbones.kernels.triton.ops import KERNELS
+        t = tune_kernels.inputs(1, 4, 4, 96, torch.bfloat16, "cpu")
+        for name, (kernel, _) in KERNELS.items():
+            given, options = tune_kernels.arguments(name, t, 2)
+            configurations = tune_kernels.configurations(name, torch.bfloat16, False)
+            slow = name == "depthwise_weight_gradient"  # its last configuration is the quickest
+            if not slow or {capability} == 90:
+                kernel(*given, **options, config=configurations[-1 if slow else 0])
+        # One kernel makes both convolutions, and one sums over tiles.
+        assert len(memory) == (8 if {capability} == 90 else 7), memory
+        limit = 163 * 1024 if {capability} == 80 else 227 * 1024
+        assert max(memory.values()) <= limit, memory
+    """
+    in_interpreter(code, interpret=False, TRITON_CACHE_DIR=str(tmp_path))
+
+
+@needs_gpu
+def test_every_kernel_agrees_with_float64_on_the_gpu():
+    command = [sys.executable, TOOL, "--quick", "--check-only"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_tool_says_what_it_needs():
+    done = subprocess.run([sys.executable, TOOL], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "needs Triton 3.4 or later and an NVIDIA GPU" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# The choice
+
+
+def test_asking_for_the_choice_does_not_import_triton_and_says_no_on_a_cpu():
+    code = """
+        import importlib.util, sys, torch
+        path = "convnext_backbones/kernels/triton/choice.py"
+        spec = importlib.util.spec_from_file_location("triton_choice", path)  # without the package
+        choice = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(choice)
+        assert not choice.available("cpu")
+        assert choice.tuned("cpu", torch.float32, 2, 56, 56, 96, 1) == frozenset()
+        assert choice.configuration("linear_gelu", torch.zeros(1, 2, 2, 8)) is None
+        assert "triton" not in sys.modules
+    """
+    in_interpreter(code, interpret=False)
+
+
+def test_without_triton_nothing_is_available(monkeypatch):
+    monkeypatch.setattr(triton_choice, "_has_triton", lambda: False)
+    assert not triton_choice.available("cpu")
+    assert not triton_choice.available("cuda")
+
+
+def row(kernel: str, ratio: float, n: int, h: int, w: int, c: int, version: int = 1) -> dict:
+    return {
+        "kernel": kernel, "dtype": "torch.bfloat16", "n": n, "h": h, "w": w, "c": c,
+        "version": version, "config": {"of": [n, h, w, c]}, "ms": ratio, "plain_ms": 1.0,
+        "ratio": ratio,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def device(tmp_path, monkeypatch):
+    """A GPU's name, and functions to write its tables of the user and of the package."""
+    monkeypatch.setattr(triton_choice, "available", lambda device: True)
+    monkeypatch.setattr(triton_choice, "device_slug", lambda device: "a-gpu")
+    monkeypatch.setattr(triton_choice, "cache_file", lambda slug: tmp_path / f"{slug}.json")
+    monkeypatch.setattr(triton_choice, "PACKAGED", tmp_path / "package")
+    (tmp_path / "package").mkdir()
+
+    def forget():
+        triton_choice.read_table.cache_clear()
+        triton_choice._nearest_rows.cache_clear()
+
+    def write(*rows: dict, package: bool = False) -> None:
+        path = tmp_path / "package" / "a-gpu.json" if package else tmp_path / "a-gpu.json"
+        path.write_text(json.dumps({"device": "A GPU", "measured": rows}))
+        forget()
+
+    forget()
+    yield write
+    forget()
+
+
+def choice(n: int, h: int, w: int, c: int, version: int = 1, dtype=torch.bfloat16) -> frozenset:
+    return triton_choice.tuned("cuda", dtype, n, h, w, c, version)
+
+
+def test_without_a_table_no_kernel_runs(device):
+    assert choice(2, 128, 128, 96) == frozenset()
+
+
+def test_a_kernel_runs_where_it_was_faster_and_only_there(device):
+    device(
+        row("linear_gelu", 0.5, 2, 128, 128, 96),
+        row("depthwise_norm", 1.2, 2, 128, 128, 96),
+        row("linear_gelu", 0.99, 2, 16, 16, 768),
+        row("depthwise_norm", 0.8, 2, 16, 16, 768),
+    )
+    assert choice(2, 128, 128, 96) == {"linear_gelu"}
+    assert choice(2, 16, 16, 768) == {"depthwise_norm"}
+    assert choice(2, 128, 128, 96, version=2) == frozenset()
+    assert choice(2, 128, 128, 96, dtype=torch.float16) == frozenset()
+
+
+def test_a_shape_stands_for_the_nearest_measured_one_and_not_for_a_far_one(device):
+    device(row("linear_gelu", 0.5, 2, 128, 128, 96), row("linear_gelu", 1.5, 2, 200, 336, 96))
+    assert choice(2, 120, 160, 96) == {"linear_gelu"}
+    assert choice(2, 200, 304, 96) == frozenset()
+    assert choice(1, 32, 32, 96) == frozenset()  # 32 times fewer positions
+    assert choice(64, 128, 128, 96) == frozenset()
+    assert choice(2, 128, 128, 192) == frozenset()
+
+
+def test_the_users_table_goes_before_the_packages(device):
+    device(row("linear_gelu", 0.5, 2, 128, 128, 96), package=True)
+    assert choice(2, 128, 128, 96) == {"linear_gelu"}
+    device(row("linear_gelu", 1.5, 2, 128, 128, 96))
+    assert choice(2, 128, 128, 96) == frozenset()
+
+
+@needs_triton
+def test_the_tool_measures_every_kernel_for_both_versions(tmp_path, monkeypatch):
+    """With times that are made up, one shape, and no GPU."""
+    from convnext_backbones.cli import tune_kernels
+
+    inputs = tune_kernels.inputs
+    monkeypatch.setattr(tune_kernels, "inputs", lambda *s: inputs(*s[:5], "cpu"))
+    monkeypatch.setattr(tune_kernels, "_shapes", lambda args: [(2, 4, 4, 16)])
+    monkeypatch.setattr(tune_kernels, "fitting", lambda run: True)
+    monkeypatch.setattr(tune_kernels, "interleaved", lambda runs, n: [1.0, 2.0, 1.25][: len(runs)])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "A GPU")
+    monkeypatch.setattr(triton_choice, "device_slug", lambda device: "a-gpu")
+    path = tmp_path / "folder" / "a-gpu.json"
+    monkeypatch.setattr(sys, "argv", ["tune_kernels.py", "--output", str(path)])
+    tune_kernels.tune(tune_kernels.parse_args())
+    rows = json.loads(path.read_text())["measured"]
+    found = {(r["kernel"], r["version"]): r["ratio"] for r in rows}
+    assert len(found) == len(rows)
+    assert set(found) == {(k, v) for k in KERNELS for v in (1, 2)} - {("scale_backward", 1)}
+    assert found["linear_gelu", 1] == 0.5
+    assert found["linear_scale_residual", 2] == 0.8  # of the faster of two plain ways
+
+
+@needs_triton
+def test_the_choice_reads_what_the_tool_writes(device, tmp_path, monkeypatch):
+    from convnext_backbones.cli import tune_kernels
+
+    device()
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+    rows = [row("linear_gelu", 0.5, 2, 128, 128, 96), row("linear_gelu", 1.5, 2, 16, 16, 768)]
+    tune_kernels._write(tmp_path / "a-gpu.json", {tune_kernels._key(r): r for r in rows})
+    assert json.loads((tmp_path / "a-gpu.json").read_text())["versions"]["torch"]
+    assert triton_choice.read_table("a-gpu") == rows
+    assert choice(2, 128, 128, 96) == {"linear_gelu"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"measured": [{"kernel": 3}]}'])
+def test_a_broken_table_is_left_out_with_a_warning(device, tmp_path, text):
+    device()
+    (tmp_path / "a-gpu.json").write_text(text)
+    with pytest.warns(UserWarning, match="no table of kernel measurements"):
+        assert choice(2, 128, 128, 96) == frozenset()

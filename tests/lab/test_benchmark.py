@@ -1,0 +1,297 @@
+"""benchmarking.py and tools/benchmark.py: honest comparisons, and what is written of them."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from matplotlib.image import imread
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from convnext_backbones import VARIANTS, ConvNeXtClassifier
+from convnext_backbones.cli import benchmark
+from convnext_backbones.errors import UserError, exit_with_sentence
+from convnext_backbones.lab.benchmark import contests as bench
+from convnext_backbones.lab.peers import MissingPeerError, build_peer
+
+TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
+SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
+CPU = torch.device("cpu")
+SIZE = (1, 64, 64)
+
+
+def small(version=2):
+    return bench.fill_randomly(ConvNeXtClassifier(SMALL, version=version, num_classes=10))
+
+
+# --- measuring ----------------------------------------------------------------------------------
+
+
+def test_the_ratio_is_that_of_the_rounds_not_of_the_medians():
+    ours, theirs = [1.0, 20.0, 3.0], [2.0, 10.0, 4.0]
+    assert bench.ratio(ours, theirs) == pytest.approx((0.75, 0.625, 1.375))
+    assert bench.ratio([3.0], [2.0]) == (1.5, 1.5, 1.5)
+
+
+def test_every_round_calls_each_contestant_once_and_begins_with_another():
+    calls = []
+    runs = {name: lambda name=name: calls.append(name) for name in "abc"}
+    measured = bench.interleaved(runs, 4, CPU)
+    assert "".join(calls) == "abc" + "bca" + "cab" + "abc"
+    assert {name: len(values) for name, values in measured.items()} == dict.fromkeys("abc", 4)
+    assert all(value > 0 for values in measured.values() for value in values)
+
+
+def test_peak_memory_is_what_was_held_at_once_beside_what_was_there():
+    given = torch.ones(1000, 1000)
+
+    def run():
+        a = given.exp()  # 4 MB
+        del a
+        b = given.exp()
+        return b.exp()  # 8 MB
+
+    assert bench.peak_memory(run, CPU) == 8_000_000
+    assert bench.peak_memory(run, CPU) == 8_000_000
+
+
+def test_peak_memory_of_a_step_counts_activations_and_gradients():
+    layer = nn.Linear(1000, 1000, bias=False)
+    images = torch.ones(500, 1000)
+
+    def run():
+        layer(images).relu().sum().backward()
+        layer.zero_grad(set_to_none=True)
+
+    activation, gradient = 500 * 1000 * 4, 1000 * 1000 * 4
+    assert activation + gradient <= bench.peak_memory(run, CPU) <= 3 * activation + gradient
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base", "convnextv2_atto"])
+def test_the_limits_flops_are_those_that_torch_counts_in_timms_model(name):
+    variant = VARIANTS[name]
+    arch = {"depths": variant.depths, "dims": variant.dims}
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        timm.create_model(name, num_classes=0)(torch.randn(2, 3, 64, 96))
+    assert bench.flops(arch, (2, 64, 96)) == counter.get_total_flops()
+
+
+def test_the_limits_grow_with_area_and_shrink_with_speed():
+    speeds = {f"matrix product {d}, FLOP/s": 1e11 for d in bench.DTYPES} | {"copy, bytes/s": 1e10}
+    limits = bench.limits(SMALL, SIZE, "fp32", speeds)
+    doubled = bench.limits(SMALL, (1, 64, 128), "fp32", speeds)
+    assert doubled == pytest.approx({kind: 2 * value for kind, value in limits.items()})
+    faster = bench.limits(SMALL, SIZE, "bf16", {name: 2 * v for name, v in speeds.items()})
+    assert faster["arithmetic"] == limits["arithmetic"] / 2
+    assert faster["traffic"] == limits["traffic"] / 4  # half the bytes at twice the speed
+    # stage 1 at 64x64: 13 maps of 16x16 positions, 8 channels, 4 bytes
+    one = {"depths": (1,), "dims": (8,)}
+    assert bench.traffic(one, SIZE, 4) == 13 * 16 * 16 * 8 * 4
+
+
+# --- contests -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("title", ["inference, eager fp32", "training, eager bf16 autocast"])
+def test_a_contest_gives_the_ratio_to_the_best_peer(title):
+    row = bench.run_contest(title, small(), ["timm", "transformers"], SIZE, rounds=3)
+    peers = {n: m for n, m in row["medians"].items() if n != bench.OURS}
+    assert len(peers) == 2
+    assert row["best_peer"] == min(peers, key=peers.get)
+    expected = bench.ratio(row["seconds"][bench.OURS], row["seconds"][row["best_peer"]])
+    assert row["ratio"] == expected._asdict()
+    assert set(row["trial_seconds"][row["best_peer"]]) == {"NCHW", "channels_last"}
+    trial = row["trial_seconds"][row["best_peer"]]
+    assert row["layouts"][row["best_peer"]] == min(trial, key=trial.get)
+    memory = row.get("memory")
+    assert (memory is None) == title.startswith("inference")
+    if memory:
+        least = min(m for n, m in memory.items() if n != bench.OURS)
+        assert row["memory_ratio"] == memory[bench.OURS] / least
+    json.dumps(row)
+
+
+def test_as_typed_chooses_no_layout_for_anyone():
+    row = bench.run_contest("inference, as typed", small(1), ["torchvision"], SIZE, rounds=1)
+    (tried,) = row["trial_seconds"].values()
+    assert list(tried) == ["NCHW"]
+    assert set(row["layouts"].values()) == {"NCHW"}
+
+
+def test_only_finalists_run_in_the_rounds():
+    row = bench.run_contest(
+        "inference, eager fp32", small(), ["timm", "transformers"], SIZE, rounds=1, finalists=1
+    )
+    assert len(row["trial_seconds"]) == 2
+    assert set(row["medians"]) == {bench.OURS, row["best_peer"]}
+
+
+@pytest.mark.parametrize("title", ["inference, eager fp32", "training, eager fp32"])
+def test_a_peer_with_other_weights_is_refused(monkeypatch, title):
+    def other_weights(name, ours):
+        peer = build_peer(name, ours)
+        bias = peer.model.get_parameter("stages.2.blocks.0.mlp.fc2.bias")
+        bias.data = bias.data.clone()
+        bias.data[0] += 0.1
+        return peer
+
+    monkeypatch.setattr(bench, "build_peer", other_weights)
+    with pytest.raises(
+        bench.DisagreementError, match=r"timm .* other outputs .* nothing was timed"
+    ):
+        bench.run_contest(title, small(), ["timm"], SIZE, rounds=1)
+
+
+def test_a_contest_leaves_our_model_as_it_was():
+    ours = small()
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    for title in ("training, eager fp32", "prepared bf16 / eager bf16"):
+        bench.run_contest(title, ours, ["timm"], SIZE, rounds=1)
+    assert not ours.training
+    assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
+    assert all(p.grad is None and p.dtype == torch.float32 for p in ours.parameters())
+
+
+def test_a_peer_named_by_the_caller_has_to_be_there(monkeypatch):
+    monkeypatch.delenv("CONVNEXT_OFFICIAL", raising=False)
+    with pytest.raises(MissingPeerError, match="CONVNEXT_OFFICIAL is not set"):
+        bench.available_peers(["official"], small())
+    with pytest.raises(UserError, match=r"no peer 'tim'; choose out of timm,"):
+        bench.available_peers(["timm", "tim"], small())
+    with pytest.raises(UserError, match=r"no peer is left .* torchvision has no ConvNeXt V2"):
+        bench.available_peers(["torchvision"], small())
+    held, left_out = bench.available_peers(None, small())
+    assert {"timm", "timm_conv_mlp", "transformers"} <= set(held)
+    assert {"torchvision", "official"} <= set(left_out)
+
+
+def test_growth_compares_the_areas_in_order():
+    sizes = ((32, 32), (32, 64), (64, 64))
+    growth = bench.measure_growth(small(), "timm", layout="NCHW", sizes=sizes, rounds=2)
+    times, memory = growth["seconds"][bench.OURS], growth["memory"][bench.OURS]
+    assert growth["pixels"] == [1024, 2048, 4096]
+    assert growth["growth"] == [times[1] / times[0], times[2] / times[1]]
+    assert growth["memory_growth"] == [memory[1] / memory[0], memory[2] / memory[1]]
+    assert memory == sorted(memory)
+    assert bench.OURS in growth["new_shape"]
+
+
+# --- the tool -----------------------------------------------------------------------------------
+
+
+def tool(*arguments, code=0):
+    """What the tool prints, run in this process, with small areas for the growth."""
+    text, status = io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(text), redirect_stderr(text):
+        patch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
+        patch.setattr(bench, "DOUBLING", ((32, 32), (32, 64), (64, 64)))
+        try:
+            with exit_with_sentence():
+                benchmark.main()
+        except SystemExit as ended:
+            status = ended.code
+    assert status == code, text.getvalue()
+    return text.getvalue()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """What a small run prints, and the folder it wrote."""
+    folder = tmp_path_factory.mktemp("benchmark")
+    printed = tool("--quick", "--arch", "atto", "--sizes", "1x64x64", "--rounds", 2,
+                   "--versions", 2, "--peers", "timm", "transformers", "--output", folder,
+                   "--only", "inference", "training", "prepared", "growth")  # fmt: skip
+    return printed, folder
+
+
+def test_the_results_name_machine_versions_and_command(written):
+    printed, folder = written
+    (path,) = folder.glob("*.json")
+    results = json.loads(path.read_text())
+    machine = results["machine"]
+    assert path.stem == bench.slug(machine["processor"])
+    assert machine["threads"] == torch.get_num_threads()
+    assert machine["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert {"timm", "transformers", "python", "convnext_backbones"} <= set(machine["packages"])
+    assert all(speed > 0 for speed in machine["speeds"].values())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", machine["date"])
+    assert results["command"].startswith("python tools/benchmark.py --quick --arch atto")
+    assert [row["contest"] for row in results["contests"]] == [
+        "inference, eager fp32", "prepared compiled bf16 / eager fp32", "training, eager fp32",
+    ]  # fmt: skip
+    assert str(path) in printed
+
+
+def test_the_page_shows_the_medians_of_the_results(written):
+    printed, folder = written
+    (path,) = folder.glob("*.json")
+    page = path.with_suffix(".md").read_text()
+    for row in json.loads(path.read_text())["contests"]:
+        spread = f"{row['ratio']['median']:.2f} ({row['ratio']['low']:.2f} to "
+        assert spread in page
+        assert spread in printed
+    for picture in folder.glob("*.png"):
+        assert f"]({picture.name})" in page
+
+
+def test_the_plots_are_not_empty(written):
+    pictures = list(written[1].glob("*.png"))
+    assert {picture.stem.rpartition("-")[2] for picture in pictures} == {"ratios", "area"}
+    assert all(imread(picture)[..., :3].std() > 0.05 for picture in pictures)
+
+
+def test_figures_to_reach_are_compared_with_the_right_rows():
+    contest, size = "training, eager fp32", [1, 512, 512]
+    row = {"contest": contest, "version": 2, "arch": "tiny", "size": size, "memory_ratio": 0.61,
+           "ratio": {"median": 0.54, "low": 0.5, "high": 0.6}}  # fmt: skip
+    others = [row | {"size": [1, 224, 224]}, row | {"arch": "atto"}, {**row, "version": 1}]
+    results = {"machine": {"device": "cpu"}, "contests": [row], "growth": {}, "start_up": {}}
+    time, memory = bench.figures(results)
+    assert (time["most"], time["reached"], time["holds"]) == (0.55, 0.54, True)
+    assert (memory["most"], memory["reached"], memory["holds"]) == (0.60, 0.61, False)
+    assert [f["most"] for f in bench.figures(results | {"contests": others})] == [0.85]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--arch", "teeny"], "there is no ConvNeXt V1 'teeny'; choose out of"),
+        (["--peers", "tim"], "there is no peer 'tim'; choose out of"),
+        (["--sizes", "512"], "invalid size"),
+        (["--rounds", "0"], "invalid number"),
+        (["--quick", "--full"], "not allowed with"),
+        (["--only", "speed"], "invalid choice"),
+    ],
+    ids=str,
+)
+def test_a_wrong_option_is_answered_with_a_sentence(arguments, sentence):
+    printed = tool(*arguments, code=2)
+    assert sentence in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it is about machines without CUDA")
+def test_cuda_without_a_device_is_answered_with_a_sentence():
+    assert "has no CUDA device" in tool("--device", "cuda", code=2)
+
+
+def test_help_explains_the_options():
+    """In a process of its own, as a user starts it."""
+    done = subprocess.run([sys.executable, TOOL, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for option in ("--quick", "--full", "--only", "--peers", "--device", "--output"):
+        assert option in done.stdout
+
+
+def test_start_up_is_measured_in_a_fresh_process():
+    start = bench.measure_start_up("convnext_atto", processes=1)[bench.OURS]
+    assert 0 < start["import"] < start["total"]
+    assert start["torch"] + start["import"] < start["total"]
+    assert "convnext_backbones" in sys.modules  # in this process it would have cost nothing

@@ -1,0 +1,467 @@
+"""prepare_for_inference: the same maps, from folded weights, and the original as it was."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from randomness import random_images, randomised, relative_difference
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import convnext_backbones
+from convnext_backbones import ConvNeXt, ConvNeXtClassifier, ConvNeXtV2, prepare_for_inference
+from convnext_backbones.errors import UserError
+from convnext_backbones.kernels.amx import block as cpu_block
+from convnext_backbones.network.convnext import Block
+from convnext_backbones.network.prepared import PreparedBlock
+
+VERSIONS = pytest.mark.parametrize("version", [ConvNeXt, ConvNeXtV2])
+NAMES = ("stem", "stage1", "stage2", "stage3", "stage4")
+SMALL = {"depths": (1, 1, 2, 1), "dims": (40, 80, 96, 128)}
+FP32 = 1e-5
+OPTIONS = [
+    {},
+    dict(output_norm=False),
+    dict(output_stride=8),
+    dict(layer_scale_init_value=0),
+    dict(patch_size=2, in_channels=4),
+    dict(out_features=("stem",)),
+    dict(out_features=("stage2",), frozen_stages=1, with_cp=True, drop_path_rate=0.5),
+]
+
+
+def small(version, dtype=torch.float32, **options):
+    return randomised(version(SMALL, **{"out_features": NAMES, **options}), dtype)
+
+
+def in_float64(model, *inputs, **named):
+    return copy.deepcopy(model).double()(*(x.double() for x in inputs), **named)
+
+
+def assert_close(maps, references, tolerance):
+    for x, reference in zip(maps, references, strict=True):
+        assert relative_difference(x, reference) <= tolerance
+
+
+def assert_no_worse_in_bfloat16(model, prepared, images):
+    """Than twice the error of the model cast to bfloat16."""
+    references = in_float64(model, images)
+    cast = copy.deepcopy(model).bfloat16()(images.bfloat16())
+    for x, plain, reference in zip(prepared(images), cast, references, strict=True):
+        assert x.dtype == images.dtype
+        assert relative_difference(x, reference) <= 2 * relative_difference(plain, reference)
+
+
+# ---- the same maps
+
+
+@VERSIONS
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_float32_maps_are_the_plain_ones(version, options):
+    model = small(version, **options)
+    prepared = prepare_for_inference(model, torch.float32)
+    for size in [(2, 64, 96), (1, 101, 75)]:
+        images = random_images(size[0], model.downsample_layers[0][0].in_channels, *size[1:])
+        assert_close(prepared(images), in_float64(model, images), FP32)
+
+
+@VERSIONS
+@pytest.mark.parametrize("options", OPTIONS[:3], ids=str)
+def test_bfloat16_maps_are_as_good_as_those_of_the_cast_model(version, options):
+    model = small(version, **options)
+    prepared = prepare_for_inference(model, torch.bfloat16)
+    for size in [(2, 64, 96), (1, 101, 75)]:
+        assert_no_worse_in_bfloat16(model, prepared, random_images(size[0], 3, *size[1:]))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_classifier_gives_its_logits_loss_and_features(version):
+    model = randomised(ConvNeXtClassifier(SMALL, version=version, num_classes=7))
+    prepared = prepare_for_inference(model, torch.float32)
+    images, labels = random_images(2, 3, 64, 64), torch.tensor([1, 4])
+    reference = copy.deepcopy(model).double()
+    assert_close([prepared(images)], [reference(images.double())], FP32)
+    assert_close(prepared(images, labels), reference(images.double(), labels), FP32)
+    found, features = prepared.forward_features(images), reference.forward_features(images.double())
+    assert_close([found.last_hidden_state, *found.hidden_states],
+                 [features.last_hidden_state, *features.hidden_states], FP32)  # fmt: skip
+    logits = prepare_for_inference(model, torch.bfloat16)(images)
+    assert logits.dtype == torch.float32
+    assert relative_difference(logits, reference(images.double())) < 0.05
+
+
+@VERSIONS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_padding_is_ignored_as_by_the_plain_network(version, dtype):
+    model = small(version, dtype=torch.float32)
+    prepared = prepare_for_inference(model, dtype, compile=dtype == torch.bfloat16)
+    images = random_images(2, 3, 96, 96)
+    sizes = [(64, 96), (70, 45)]
+    reference = in_float64(model, images, image_sizes=sizes)
+    tolerance = FP32 if dtype == torch.float32 else 0.05
+    assert_close(prepared(images, sizes), reference, tolerance)
+    with pytest.raises(ValueError, match="whole numbers"):
+        prepared(images, [(64, 96)])
+
+
+def test_maps_have_the_dtype_and_layout_that_they_had():
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        model = small(ConvNeXtV2, dtype)
+        images = random_images(2, 3, 64, 64, dtype=dtype)
+        for x, plain in zip(prepare_for_inference(model)(images), model(images), strict=True):
+            assert (x.dtype, x.stride()) == (plain.dtype, plain.stride())
+
+
+def test_images_may_come_in_the_dtype_of_the_arithmetic_and_under_autocast():
+    model = small(ConvNeXt)
+    prepared = prepare_for_inference(model, torch.bfloat16)
+    images = random_images(1, 3, 64, 64).bfloat16()
+    maps = prepared(images)
+    assert_close(prepared(images.float()), maps, 0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_close(prepared(images.float()), maps, 0.02)
+
+
+def test_what_the_network_refuses_the_prepared_one_refuses():
+    prepared = prepare_for_inference(small(ConvNeXt))
+    for images, words in [
+        (torch.zeros(1, 4, 64, 64), "4 channels"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), "normalised"),
+        (torch.zeros(1, 3, 16, 64), "at least 32x32"),
+        (torch.zeros(3, 64, 64), "images\\[None\\]"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            prepared(images)
+
+
+# ---- compiled
+
+WITH_KERNEL = pytest.mark.skipif(
+    cpu_block.why_not() is not None, reason=f"no kernel: {cpu_block.why_not()}"
+)
+
+
+@WITH_KERNEL
+@VERSIONS
+@pytest.mark.parametrize("options", OPTIONS[:3], ids=str)
+def test_the_kernel_is_as_good_as_the_cast_model_for_every_image_size(version, options):
+    model = small(version, **options)
+    prepared = prepare_for_inference(model, torch.bfloat16, compile=True)
+    assert all(block.kernel is not None for stage in prepared.stages for block in stage)
+    for size in [(2, 64, 96), (1, 101, 75), (3, 32, 420), (1, 230, 32)]:
+        assert_no_worse_in_bfloat16(model, prepared, random_images(size[0], 3, *size[1:]))
+
+
+@WITH_KERNEL
+@VERSIONS
+@pytest.mark.parametrize("dim", [8, 24, 40, 96])
+@pytest.mark.parametrize("dilation", [1, 2, 4])
+def test_a_block_by_the_kernel_is_the_block(version, dim, dilation):
+    number = 1 if version is ConvNeXt else 2
+    block = randomised(Block(dim, version=number, dilation=dilation))
+    prepared = PreparedBlock(block, torch.bfloat16, kernel=True)
+    for n, height, width in [(1, 1, 1), (2, 5, 3), (1, 40, 33), (3, 9, 70)]:
+        x = random_images(n, dim, height, width).bfloat16()
+        x = x.contiguous(memory_format=torch.channels_last)
+        reference = in_float64(block, x)
+        plain = copy.deepcopy(block).bfloat16()(x)
+        found = prepared(x)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        error = relative_difference(found, reference)
+        assert error <= 2 * relative_difference(plain, reference)
+
+
+@WITH_KERNEL
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_kernel_takes_the_threads_that_torch_has(threads):
+    model = small(ConvNeXtV2)
+    prepared = prepare_for_inference(model, torch.bfloat16, compile=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert_no_worse_in_bfloat16(model, prepared, random_images(2, 3, 101, 75))
+    finally:
+        torch.set_num_threads(before)
+
+
+@WITH_KERNEL
+def test_onednn_multiplies_rightly_after_the_kernel():
+    prepared = prepare_for_inference(small(ConvNeXt), torch.bfloat16, compile=True)
+    x, weight = random_images(64, 96), random_images(32, 96, seed=2)
+    before = nn.functional.linear(x.bfloat16(), weight.bfloat16())
+    prepared(random_images(1, 3, 64, 64))
+    assert torch.equal(nn.functional.linear(x.bfloat16(), weight.bfloat16()), before)
+
+
+@WITH_KERNEL
+@VERSIONS
+def test_what_traces_or_counts_a_prepared_model_sees_its_operators(version):
+    prepared = prepare_for_inference(small(version), torch.bfloat16, compile=True)
+    images, others = random_images(1, 3, 64, 64), random_images(2, 3, 96, 64, seed=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(prepared, images)
+    assert_close(traced(others), prepared(others), 0.05)
+    with FlopCounterMode(display=False) as counter:
+        prepared(images)
+    with FlopCounterMode(display=False) as plain:
+        small(version)(images)
+    assert 0.9 < counter.get_total_flops() / plain.get_total_flops() < 1.1
+
+
+@WITH_KERNEL
+@VERSIONS
+def test_an_empty_batch_gives_empty_maps(version):
+    prepared = prepare_for_inference(small(version), torch.bfloat16, compile=True)
+    assert [x.shape[0] for x in prepared(torch.zeros(0, 3, 64, 64))] == [0] * len(NAMES)
+
+
+def test_without_the_kernel_a_warning_tells_why(monkeypatch):
+    monkeypatch.setattr(cpu_block, "why_not", lambda: "no C++ compiler was found")
+    model = small(ConvNeXt)
+    with pytest.warns(UserWarning, match="torch.compile used: no C\\+\\+ compiler was found"):
+        prepared = prepare_for_inference(model, torch.bfloat16, compile=True)
+    assert all(block.kernel is None for stage in prepared.stages for block in stage)
+
+
+@pytest.mark.slow
+@VERSIONS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torch_compile_gives_the_maps_for_every_image_size(version, dtype, monkeypatch):
+    monkeypatch.setattr(cpu_block, "why_not", lambda: "this is a test")
+    model = small(version)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepared = prepare_for_inference(model, dtype, compile=True)
+        for size in [(2, 64, 96), (1, 101, 75), (1, 128, 64)]:
+            images = random_images(size[0], 3, *size[1:])
+            if dtype == torch.float32:
+                assert_close(prepared(images), in_float64(model, images), FP32)
+            else:
+                assert_no_worse_in_bfloat16(model, prepared, images)
+
+
+# ---- what is not standard stays
+
+
+class LowRank(nn.Module):
+    """A linear layer with an addend of low rank, as fine-tuning libraries put it in its place."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.linear = linear
+        self.down = nn.Linear(linear.in_features, 2, bias=False)
+        self.up = nn.Linear(2, linear.out_features, bias=False)
+
+    def forward(self, x):
+        return self.linear(x) + self.up(self.down(x))
+
+
+@VERSIONS
+def test_a_block_with_a_replaced_part_is_computed_as_it_was(version):
+    model = small(version)
+    model.stages[2][1].pwconv1 = LowRank(model.stages[2][1].pwconv1)
+    nn.utils.parametrizations.weight_norm(model.stages[0][0].pwconv2)
+    model.downsample_layers[1][1] = nn.Sequential(model.downsample_layers[1][1], nn.ReLU())
+    model.stages[1][0].dwconv = nn.Conv2d(80, 80, 5, padding=2, groups=80, bias=False)
+    model.stages[3][0].norm = nn.Identity()
+    model.downsample_layers[2][1] = nn.Conv2d(80, 96, 2, 2, padding=1, bias=False)
+    images = random_images(1, 3, 64, 64)
+    reference = model(images)
+    assert_close(prepare_for_inference(model, torch.float32)(images), reference, FP32)
+    for compile in (False, cpu_block.why_not() is None):
+        prepared = prepare_for_inference(model, torch.bfloat16, compile=compile)
+        assert_close(prepared(images), reference, 0.05)
+    plain = [m.module for m in prepared.modules() if type(m).__name__ == "_Plain"]
+    assert len(plain) == 6
+
+
+@pytest.mark.parametrize("name", ["", "downsample_layers.0.1", "stages.1.0", "stages.2.1.grn"])
+def test_a_hook_still_sees_and_changes_what_passes(name):
+    model = small(ConvNeXtV2)
+    seen = []
+
+    def halve(module, given, result):
+        seen.append(module)
+        return tuple(x / 2 for x in result) if isinstance(result, tuple) else result / 2
+
+    model.get_submodule(name).register_forward_hook(halve)
+    images = random_images(1, 3, 64, 64)
+    reference = model(images)
+    assert_close(prepare_for_inference(model, torch.float32)(images), reference, FP32)
+    assert len(seen) == 2
+
+
+# ---- the original, and what a prepared model refuses
+
+
+@VERSIONS
+def test_the_original_stays_as_it_was(version):
+    model = small(version).train()
+    before = copy.deepcopy(model.state_dict())
+    kinds = [(name, type(module), module.training) for name, module in model.named_modules()]
+    prepared = prepare_for_inference(model)
+    prepared(random_images(1, 3, 64, 64))
+    assert not prepared.training
+    assert kinds == [(name, type(m), m.training) for name, m in model.named_modules()]
+    assert all(p.requires_grad for p in model.parameters())
+    for name, value in model.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, before[name])
+
+
+def test_a_prepared_backbone_tells_what_the_original_tells():
+    model = small(ConvNeXt)
+    prepared = prepare_for_inference(model)
+    assert isinstance(prepared, ConvNeXt)
+    for name in ("channels", "strides", "out_features", "out_indices"):
+        assert getattr(prepared, name) == getattr(model, name)
+    images = random_images(1, 3, 64, 64)
+    assert_close(copy.deepcopy(prepared)(images), prepared(images), 0)
+
+
+def test_a_prepared_model_refuses_training_and_state_dicts():
+    model = nn.Sequential(small(ConvNeXt))
+    prepared = prepare_for_inference(model)
+    prepared.eval()
+    for call in (prepared.train, prepared[0].train, prepared[0].requires_grad_):
+        with pytest.raises(UserError, match="cannot be trained"):
+            call()
+    for module, state in ((prepared, model.state_dict()), (prepared[0], model[0].state_dict())):
+        with pytest.raises(UserError, match="takes no state dict"):
+            module.load_state_dict(state)
+
+
+def test_what_cannot_be_prepared_is_refused_in_a_sentence():
+    model = small(ConvNeXt)
+    for wrong, options, words in [
+        ("tiny", {}, "got a str"),
+        (nn.Linear(2, 2), {}, "holds no ConvNeXt"),
+        (prepare_for_inference(model), {}, "prepared already"),
+        (model, dict(dtype=torch.int8), "floating-point"),
+        (model, dict(dtype="bf16"), "floating-point"),
+        (model, dict(capture=True), "not on a GPU"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            prepare_for_inference(wrong, **options)
+
+
+def test_the_dtype_is_bfloat16_where_the_processor_computes_in_it(monkeypatch):
+    model = small(ConvNeXt)
+    for has, dtype in [((), torch.float32), (("amx_bf16",), torch.bfloat16),
+                       (("avx512_bf16",), torch.bfloat16)]:  # fmt: skip
+        monkeypatch.setattr(cpu_block, "processor_has", has.__contains__)
+        assert convnext_backbones.network.prepared.fastest_dtype(model) == dtype
+
+
+# ---- inside the frameworks' models
+
+
+def assert_prepared_inside(model, call, tolerance):
+    reference = call(model)
+    assert_close(call(prepare_for_inference(model, torch.float32)), reference, FP32)
+    prepared = prepare_for_inference(model, torch.bfloat16)
+    assert_close(call(prepared), reference, tolerance)
+    with pytest.raises(UserError, match="cannot be trained"):
+        prepared.train()
+    assert not any(
+        type(m).__name__.startswith("Prepared") for m in model.modules()
+    )  # the original is plain
+
+
+def test_mmsegmentation_gives_the_same_logits_with_a_prepared_backbone():
+    pytest.importorskip("mmseg")
+    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
+
+    from convnext_backbones.adapters.openmmlab import backbone as openmmlab
+
+    init_default_scope("mmseg")  # an earlier test's scope stays otherwise
+    model = MODELS.build(
+        dict(
+            type="mmseg.EncoderDecoder",
+            backbone=dict(type=openmmlab.ConvNeXtV2, arch=SMALL, out_indices=(0, 1, 2, 3)),
+            decode_head=dict(
+                type="mmseg.FCNHead", in_channels=128, in_index=3, channels=8, num_classes=4,
+                num_convs=1,
+            ),
+            test_cfg=dict(mode="whole"),
+        )
+    ).eval()  # fmt: skip
+    randomised(model.backbone)
+    images = random_images(1, 3, 64, 96)
+
+    def call(model):
+        with torch.no_grad():
+            maps = model.backbone(images)
+            assert all(x.is_contiguous() and x.dtype == torch.float32 for x in maps)
+            return [model(images, mode="tensor")]
+
+    assert_prepared_inside(model, call, 0.05)
+
+
+@pytest.mark.parametrize("ignore_padding", [False, True])
+def test_mmdetection_gives_the_same_maps_with_a_prepared_backbone(ignore_padding):
+    pytest.importorskip("mmdet")
+    from mmdet.registry import MODELS
+    from mmengine.registry import init_default_scope
+
+    from convnext_backbones.adapters.openmmlab import backbone as openmmlab
+    from convnext_backbones.network.padding import note_image_sizes
+
+    init_default_scope("mmdet")  # an earlier test's scope stays otherwise
+    model = MODELS.build(
+        dict(
+            type="mmdet.FCOS",
+            backbone=dict(
+                type=openmmlab.ConvNeXtV2, arch=SMALL, out_indices=(1, 2, 3),
+                ignore_padding=ignore_padding,
+            ),
+            neck=dict(type="mmdet.FPN", in_channels=[80, 96, 128], out_channels=16, num_outs=3),
+            bbox_head=dict(
+                type="mmdet.FCOSHead", num_classes=3, in_channels=16, feat_channels=32,
+                stacked_convs=1, strides=(8, 16, 32),
+            ),
+        )
+    ).eval()  # fmt: skip
+    randomised(model.backbone)
+    images = random_images(2, 3, 96, 96)
+    note_image_sizes(images, [(96, 96), (64, 80)])
+
+    def call(model):
+        with torch.no_grad():
+            return model.extract_feat(images)
+
+    assert_prepared_inside(model, call, 0.05)
+
+
+def test_detectron2_gives_the_same_maps_with_a_prepared_backbone():
+    pytest.importorskip("detectron2")
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    from convnext_backbones.adapters.detectron2 import add_convnext_config
+
+    cfg = get_cfg()
+    add_convnext_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    cfg.MODEL.BACKBONE.NAME = "build_convnext_fpn_backbone"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.CONVNEXT.VERSION = 2
+    cfg.MODEL.CONVNEXT.ARCH = "custom"
+    cfg.MODEL.CONVNEXT.DEPTHS, cfg.MODEL.CONVNEXT.DIMS = map(list, SMALL.values())
+    cfg.MODEL.FPN.IN_FEATURES = ["stage1", "stage2", "stage3", "stage4"]
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    model = build_model(cfg).eval()
+    randomised(model.backbone.bottom_up)
+    image = random_images(3, 70, 90)
+
+    def call(model):
+        with torch.no_grad():
+            shape = model.backbone.bottom_up.output_shape()
+            assert [shape[name].stride for name in shape] == [4, 8, 16, 32]
+            return [model([{"image": image}])[0]["sem_seg"]]
+
+    assert_prepared_inside(model, call, 0.05)
