@@ -25,8 +25,8 @@ ROOMS = {
     "network/preprocessing": "network/variants torch torchvision",
     "network": "errors kernels network/padding network/refusals network/selection network/variants torch",
     "kernels/triton": "kernels torch triton",
-    "kernels/amx": "torch",
-    "kernels": "kernels/triton torch",
+    "kernels/amx": "kernels torch",
+    "kernels": "errors kernels/triton torch",
     "checkpoints": "errors filelock network network/preprocessing network/variants numpy safetensors "
     "torch tqdm",
     "recipes/layer_decay": "",
@@ -206,5 +206,5 @@ def test_the_wheel_carries_the_configs(tmp_path):
         inside = f"convnext_backbones/configs/{config.relative_to(ROOT / 'configs')}"
         assert inside in names
     assert "convnext_backbones/network/convnext.py" in names
-    assert "convnext_backbones/kernels/amx/block.cpp" in names
+    assert "convnext_backbones/kernels/amx/kernels.cpp" in names
     assert not any(name.startswith(("tests/", "tools/")) for name in names)

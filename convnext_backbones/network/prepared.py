@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
-from ..kernels.amx import block as cpu_block
+from ..kernels import amx, processor
 from ..kernels.block import grn_scale
 from ..kernels.dispatch import hooked
 from .convnext import Block, Downsample, LayerNorm2d, Trunk
@@ -91,7 +91,7 @@ def fastest_dtype(module: nn.Module) -> torch.dtype:
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     elif device.type == "cpu":
-        fast = cpu_block.processor_has("amx_bf16") or cpu_block.processor_has("avx512_bf16")
+        fast = processor.computes_in_bfloat16()
     else:
         fast = False
     return torch.bfloat16 if fast else next(module.parameters()).dtype
@@ -110,7 +110,7 @@ def _prepare(trunk: Trunk, dtype: torch.dtype, compile: bool, capture: bool) -> 
     outside = stem.weight.dtype
     device = stem.weight.device
     kernel = compile and device.type == "cpu" and dtype == torch.bfloat16
-    if kernel and (reason := cpu_block.why_not()) is not None:
+    if kernel and (reason := amx.why_not()) is not None:
         warnings.warn(
             f"the kernel for CPUs is left out, torch.compile used: {reason}", stacklevel=3
         )
@@ -305,7 +305,7 @@ class _Stem(nn.Module):
         self.conv, self.norm = stem
         self.kernel = None
         if kernel:
-            self.kernel = cpu_block.CpuStem(
+            self.kernel = amx.AmxStem(
                 self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias,
                 eps=self.norm.eps,
             )  # fmt: skip
@@ -313,7 +313,7 @@ class _Stem(nn.Module):
         self.norm = self.norm.to(dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.kernel is not None and cpu_block.takes(images):
+        if self.kernel is not None and amx.takes(images):
             return self.kernel(images)
         x = images.to(self.conv.weight.dtype).contiguous(memory_format=torch.channels_last)
         return self.norm(self.conv(x))
@@ -337,13 +337,13 @@ class _Downsample(nn.Module):
             weight = weight * norm.weight.double()[:, None, None]
         self.kernel = None
         if kernel and not self.pad and self.stride == (2, 2):
-            self.kernel = cpu_block.CpuDownsample(weight, bias, eps=self.eps)
+            self.kernel = amx.AmxDownsample(weight, bias, eps=self.eps)
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias.to(dtype))
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        if self.kernel is not None and cpu_block.takes(x):  # stride 2 sees no padding
+        if self.kernel is not None and amx.takes(x):  # stride 2 sees no padding
             return self.kernel(x)
         x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC
         x = F.layer_norm(x, x.shape[-1:], self.norm_weight, self.norm_bias, self.eps)
@@ -386,14 +386,14 @@ class PreparedBlock(nn.Module):
         self.register_buffer("bias2", bias2.to(dtype))
         self.register_buffer("grn_gamma", None if grn_gamma is None else grn_gamma.to(wide))
         self.kernel = None
-        if kernel and cpu_block.fits(self.channels):
-            self.kernel = cpu_block.CpuBlock(
+        if kernel and amx.fits(self.channels):
+            self.kernel = amx.AmxBlock(
                 block.dwconv.weight, block.dwconv.bias, weight1, bias1, weight2, bias2, grn_gamma,
                 dilation=self.dilation[0], eps=self.eps, grn_eps=self.grn_eps or 0.0,
             )  # fmt: skip
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        if self.kernel is not None and inside is None and cpu_block.takes(x):
+        if self.kernel is not None and inside is None and amx.takes(x):
             return self.kernel(x)
         seen = x if inside is None else x * inside[:, None]
         y = F.conv2d(

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import convnext_backbones
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier, ConvNeXtV2, prepare_for_inference
 from convnext_backbones.errors import UserError
-from convnext_backbones.kernels.amx import block as cpu_block
+from convnext_backbones.kernels import amx, processor
 from convnext_backbones.network.convnext import Block
 from convnext_backbones.network.prepared import PreparedBlock
 
@@ -137,9 +137,7 @@ def test_what_the_network_refuses_the_prepared_one_refuses():
 
 # ---- compiled
 
-WITH_KERNEL = pytest.mark.skipif(
-    cpu_block.why_not() is not None, reason=f"no kernel: {cpu_block.why_not()}"
-)
+WITH_KERNEL = pytest.mark.skipif(amx.why_not() is not None, reason=f"no kernel: {amx.why_not()}")
 
 
 @WITH_KERNEL
@@ -218,7 +216,7 @@ def test_an_empty_batch_gives_empty_maps(version):
 
 
 def test_without_the_kernel_a_warning_tells_why(monkeypatch):
-    monkeypatch.setattr(cpu_block, "why_not", lambda: "no C++ compiler was found")
+    monkeypatch.setattr(amx, "why_not", lambda: "no C++ compiler was found")
     model = small(ConvNeXt)
     with pytest.warns(UserWarning, match="torch.compile used: no C\\+\\+ compiler was found"):
         prepared = prepare_for_inference(model, torch.bfloat16, compile=True)
@@ -229,7 +227,7 @@ def test_without_the_kernel_a_warning_tells_why(monkeypatch):
 @VERSIONS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_torch_compile_gives_the_maps_for_every_image_size(version, dtype, monkeypatch):
-    monkeypatch.setattr(cpu_block, "why_not", lambda: "this is a test")
+    monkeypatch.setattr(amx, "why_not", lambda: "this is a test")
     model = small(version)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -270,7 +268,7 @@ def test_a_block_with_a_replaced_part_is_computed_as_it_was(version):
     images = random_images(1, 3, 64, 64)
     reference = model(images)
     assert_close(prepare_for_inference(model, torch.float32)(images), reference, FP32)
-    for compile in (False, cpu_block.why_not() is None):
+    for compile in (False, amx.why_not() is None):
         prepared = prepare_for_inference(model, torch.bfloat16, compile=compile)
         assert_close(prepared(images), reference, 0.05)
     plain = [m.module for m in prepared.modules() if type(m).__name__ == "_Plain"]
@@ -351,7 +349,7 @@ def test_the_dtype_is_bfloat16_where_the_processor_computes_in_it(monkeypatch):
     model = small(ConvNeXt)
     for has, dtype in [((), torch.float32), (("amx_bf16",), torch.bfloat16),
                        (("avx512_bf16",), torch.bfloat16)]:  # fmt: skip
-        monkeypatch.setattr(cpu_block, "processor_has", has.__contains__)
+        monkeypatch.setattr(processor, "processor_has", has.__contains__)
         assert convnext_backbones.network.prepared.fastest_dtype(model) == dtype
 
 

@@ -1,55 +1,10 @@
-"""Stem, downsampling and block in bfloat16 on CPUs with AMX, a kernel each in C++ (block.cpp).
-
-They are compiled by the system's C++ compiler when it is first asked for, and kept in torch's
-folder of extensions (TORCH_EXTENSIONS_DIR).
-"""
-
-import ctypes
-import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-from pathlib import Path
+"""Stem, downsampling and block in bfloat16 on CPUs with AMX: modules around the kernels in C++."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SOURCE = Path(__file__).with_suffix(".cpp")
-NEEDED = ("amx_tile", "amx_bf16", "avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16")
-FLAGS = [
-    "-O3",
-    "-std=c++17",
-    "-shared",
-    "-fPIC",
-    "-fopenmp",
-    "-mfma",
-    "-mavx512f",
-    "-mavx512bw",
-    "-mavx512dq",
-    "-mavx512vl",
-    "-mavx512bf16",
-    "-mamx-tile",
-    "-mamx-bf16",
-]
-
-
-def processor_has(name: str) -> bool:
-    """Has this processor a capability, by torch's name for it: amx_bf16, avx512_bf16?"""
-    return bool(_capabilities().get(name, False))
-
-
-@functools.cache
-def _capabilities() -> dict[str, bool]:
-    if hasattr(torch.cpu, "get_capabilities"):  # newer than torch 2.4, the oldest we take
-        return dict(torch.cpu.get_capabilities())
-    try:
-        words = Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return {}
-    return {name: name in words or name.replace("_", "") in words for name in NEEDED}
+from . import library
 
 
 def fits(channels: int) -> bool:
@@ -60,69 +15,15 @@ def fits(channels: int) -> bool:
 def takes(x: Tensor) -> bool:
     """Can the kernels compute with this tensor: one in memory, seen by nothing but the network?
 
-    What compiles, exports, traces or counts the model sees operators of torch alone.
+    What compiles, exports, traces or counts the model sees operators of torch alone. So does a
+    machine without AMX to which a prepared model was brought.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not library.runs_here():
         return False
     return type(x) is Tensor and x.device.type == "cpu" and not torch._C._len_torch_dispatch_stack()
 
 
-@functools.cache
-def why_not() -> str | None:
-    """Why the kernel cannot run on this machine, in a few words; None where it can."""
-    if platform.system() != "Linux":
-        return f"it is written for Linux, not {platform.system()}"
-    missing = [name for name in NEEDED if not processor_has(name)]
-    if missing:
-        return f"this processor lacks {', '.join(missing)}"
-    try:
-        _library()
-    except (OSError, subprocess.SubprocessError) as error:
-        output = (getattr(error, "stderr", None) or str(error)).strip()
-        return f"the C++ compiler did not build it ({output.splitlines()[-1] if output else error})"
-    return None
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    """The compiled kernel.
-
-    Raises:
-        OSError: no compiler, no place to write, no permission to use AMX.
-        subprocess.CalledProcessError: the compiler failed.
-    """
-    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
-    if compiler is None:
-        raise OSError("no C++ compiler was found; install g++ or set CXX")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache / "torch_extensions")
-    key = hashlib.sha256(SOURCE.read_bytes() + " ".join([compiler, *FLAGS]).encode()).hexdigest()
-    path = root / "convnext_backbones" / f"cpu_block_{key[:16]}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        made = path.with_suffix(f".{os.getpid()}.tmp")
-        command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
-        subprocess.run(command, check=True, capture_output=True, text=True)
-        made.replace(path)  # in one step: another process may be building it too
-    library = ctypes.CDLL(str(path))
-    pointer, integer, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-    library.convnext_block.argtypes = [
-        *(pointer, pointer, integer, integer, integer, integer, integer, pointer, pointer, real),
-        *(pointer, pointer, pointer, pointer, pointer, real),
-    ]
-    library.convnext_downsample.argtypes = [
-        *(pointer, pointer, integer, integer, integer, integer, integer, real, pointer, pointer),
-    ]
-    library.convnext_stem.argtypes = [
-        *(pointer, pointer, integer, integer, integer, integer, integer, integer),
-        *(pointer, pointer, pointer, pointer, real),
-    ]
-    if library.convnext_prepare() != 0:
-        raise OSError("the system does not let this process use AMX")
-    return library
-
-
-class CpuBlock(nn.Module):
+class AmxBlock(nn.Module):
     """A block whose LayerNorm, layer scale and GRN's beta are folded already.
 
     Args:
@@ -165,7 +66,7 @@ class CpuBlock(nn.Module):
         if x.numel() == 0:
             return y
         grn = self.grn_gamma is not None
-        _run(
+        library.run(
             "convnext_block",
             x.data_ptr(), y.data_ptr(), n, height, width, c, self.dilation,
             self.depthwise.data_ptr(), self.depthwise_bias.data_ptr(), self.eps,
@@ -176,7 +77,7 @@ class CpuBlock(nn.Module):
         return y
 
 
-class CpuDownsample(nn.Module):
+class AmxDownsample(nn.Module):
     """LayerNorm without affine and a 2x2 convolution of stride 2.
 
     Args:
@@ -196,14 +97,14 @@ class CpuDownsample(nn.Module):
         n, c, height, width = x.shape
         x = x.contiguous(memory_format=torch.channels_last)
         y = _empty(n, self.out, height // 2, width // 2)
-        _run(
+        library.run(
             "convnext_downsample", x.data_ptr(), y.data_ptr(), n, height, width, c, self.out,
             self.eps, self.weight.data_ptr(), self.bias.data_ptr(),
         )  # fmt: skip
         return y
 
 
-class CpuStem(nn.Module):
+class AmxStem(nn.Module):
     """A convolution of patches and LayerNorm.
 
     Args:
@@ -225,17 +126,12 @@ class CpuStem(nn.Module):
         n, c, height, width = images.shape
         images = images.float().contiguous()
         y = _empty(n, self.out, height // self.patch, width // self.patch)
-        _run(
+        library.run(
             "convnext_stem", images.data_ptr(), y.data_ptr(), n, c, height, width, self.patch,
             self.out, self.weight.data_ptr(), self.bias.data_ptr(), self.norm_weight.data_ptr(),
             self.norm_bias.data_ptr(), self.eps,
         )  # fmt: skip
         return y
-
-
-def _run(name: str, *arguments) -> None:
-    if getattr(_library(), name)(*arguments):
-        raise MemoryError("there is no memory left for the maps of these images")
 
 
 def _empty(*shape: int) -> Tensor:
