@@ -1,1 +1,150 @@
-"""The command line: one file a command."""
+"""The command line: `convnext-backbones COMMAND ...`, a file a command.
+
+A command's module has `main(argv=None)`, which parses argv (None: sys.argv[1:]) and returns an exit status
+or None. It is imported when its command is asked for, and imports torch and frameworks inside its
+functions, so that `--help` answers at once:
+
+    def main(argv=None):
+        parser = make_parser("train", __doc__)
+        ...
+        args = parser.parse_args(argv)
+        import torch
+
+tools/*.py are the same commands in a clone: `sys.exit(run("train"))`.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from .. import __version__
+from ..errors import exit_with_sentence
+
+PROGRAM = "convnext-backbones"
+
+
+class Command(NamedTuple):
+    """Its module in this package, and what it does in a line."""
+
+    module: str
+    line: str
+
+
+COMMANDS = {
+    "train": Command("train", "train a detector or segmentor of OpenMMLab or Detectron2"),
+    "test": Command("test", "evaluate a trained checkpoint on its config's test data"),
+    "predict": Command("predict", "draw what a trained model sees in pictures"),
+    "check-weights": Command("check_weights", "what a checkpoint is, and whether it loads whole"),
+    "convert": Command("convert", "a checkpoint into the names and shapes of another source"),
+    "show-recipe": Command("show_recipe", "what a config trains, beside the published recipe"),
+    "benchmark": Command("benchmark", "time and memory beside timm, transformers and torchvision"),
+    "sample-data": Command("sample_data", "write the generated data set"),
+    "padding-effect": Command("padding_effect", "how far a batch's padding changes the maps"),
+    "model-table": Command("model_table", "parameters and FLOPs, published and counted"),
+    "tune-kernels": Command("tune_kernels", "check the Triton kernels and choose their tiles"),
+}
+# Packages that come with an extra, by the names they are imported under.
+EXTRAS = {
+    "openmmlab": ("mmengine", "mmcv", "mmdet", "mmseg", "ftfy", "regex"),
+    "detectron2": ("fvcore", "omegaconf", "yaml"),
+    "runs": ("matplotlib", "pycocotools", "rich", "shapely"),
+    "lab": ("timm", "transformers"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry point; the exit status."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} COMMAND ...",
+        description="ConvNeXt and ConvNeXt V2 backbones: "
+        f"`{PROGRAM} COMMAND --help` tells what a command takes.",
+        epilog="\n".join(
+            ["commands:", *(f"  {name:{width}}  {c.line}" for name, c in COMMANDS.items())]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("command", metavar="COMMAND", type=_known, help="one of those below")
+    args = parser.parse_args(argv[:1])
+    return run(COMMANDS[args.command].module, argv[1:])
+
+
+def _known(name: str) -> str:
+    if name in COMMANDS:
+        return name
+    from ..network.variants import nearest
+
+    raise argparse.ArgumentTypeError(f"there is no command {name!r}; {nearest(name, COMMANDS)}")
+
+
+def run(module: str, argv: Sequence[str] | None = None) -> int:
+    """Run a command's main, and return its exit status.
+
+    What a user can mend ends in a sentence on stderr and status 2, an interruption in status 130;
+    output that nobody reads any more (`| head`) ends the command quietly.
+    """
+    try:
+        with exit_with_sentence():
+            status = importlib.import_module(f".{module}", __name__).main(argv)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        return 1
+    except ImportError as error:
+        if (sentence := _what_to_install(error)) is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        return 2
+    return status or 0
+
+
+def _stdout_is_closed() -> bool:
+    """Was it stdout whose reader went away? Then Python must not try it again at exit."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _what_to_install(error: ImportError) -> str | None:
+    """A sentence about a package that is missing or broken; None where the fault is in this one."""
+    name = (error.name or "").split(".")[0]
+    if name == "convnext_backbones":
+        return None
+    if not isinstance(error, ModuleNotFoundError):  # an adapter's own sentence, or a broken library
+        cause = error.__cause__
+        missing = cause is None or isinstance(cause, ModuleNotFoundError)
+        return str(error) if missing else f"{error} ({cause})"
+    extra = next((extra for extra, names in EXTRAS.items() if name in names), None)
+    wanted = f'"convnext_backbones[{extra}]"' if extra else name
+    return f"this needs the package {name}, which is not installed: pip install {wanted}"
+
+
+def make_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """A command's parser, named as the user called it; the description keeps its lines."""
+    return argparse.ArgumentParser(
+        prog=called_as(command),
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def called_as(command: str) -> str:
+    """How the user called this process: tools/train.py in a clone, else `convnext-backbones train`."""
+    script = Path(sys.argv[0])
+    if script.suffix == ".py" and script.parent.name == "tools":
+        return f"tools/{script.name}"
+    return f"{PROGRAM} {command}"
