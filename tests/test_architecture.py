@@ -43,7 +43,7 @@ ROOMS = {
     "network/preprocessing network/variants numpy omegaconf PIL recipes/layer_decay runs torch yaml",
     "adapters/huggingface": "network network/selection network/variants",
 }
-ANYTHING = {"cli"}  # nothing imports it
+ANYTHING = {"cli", "__main__"}  # nothing imports them
 
 
 class Import(NamedTuple):
