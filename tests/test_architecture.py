@@ -20,6 +20,7 @@ ROOMS = {
     "errors": "",
     "network/variants": "",
     "network/selection": "",
+    "network/wrappers": "",
     "network/refusals": "network/variants torch",
     "network/padding": "errors torch",
     "network/preprocessing": "network/variants torch torchvision",
@@ -27,9 +28,9 @@ ROOMS = {
     "kernels/triton": "kernels torch triton",
     "kernels/amx": "kernels torch",
     "kernels": "errors kernels/triton torch",
-    "checkpoints": "errors filelock network network/preprocessing network/variants numpy safetensors "
-    "torch tqdm",
-    "recipes/layer_decay": "",
+    "checkpoints": "errors filelock network network/preprocessing network/variants network/wrappers numpy "
+    "safetensors torch tqdm",
+    "recipes/layer_decay": "network/wrappers",
     "recipes": "network/variants recipes/layer_decay",
     "create": "checkpoints network network/variants",
     "runs": "matplotlib numpy PIL pycocotools rich shapely torch torchvision",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..network.variants import VARIANTS
-from .layouts import Found, find_layouts, from_layout, without_wrappers
+from ..network.wrappers import unwrapped
+from .layouts import Found, find_layouts, from_layout
 from .reading import read_checkpoint
 
 # Entries that hold parameters, in the order in which they are taken where a file has several. Averaged
@@ -155,7 +156,7 @@ def _sections(content: Mapping) -> list[tuple[str, dict[str, Tensor]]]:
         if id(value) in seen or depth > 3:
             return
         seen.add(id(value))
-        state = {without_wrappers(k): v for k, v in value.items()
+        state = {unwrapped(k): v for k, v in value.items()
                  if isinstance(k, str) and isinstance(v, Tensor)}  # fmt: skip
         if state:
             found.append((place, state))
@@ -175,7 +176,7 @@ def _sections(content: Mapping) -> list[tuple[str, dict[str, Tensor]]]:
 def _found(state: dict[str, Tensor], prefix: str | None) -> list[Found]:
     found = find_layouts(state)
     if prefix:
-        start = without_wrappers(prefix.rstrip(".")) + "."
+        start = unwrapped(prefix.rstrip(".")) + "."
         found = [f for f in found if f.prefix.startswith(start) or f.prefix == start]
     return found
 

@@ -193,9 +193,6 @@ _ANCHORS = {
 
 _FAMILIES = {1: "convnext", 2: "convnextv2"}
 
-# What wrappers put between the parts of a name: DDP, torch.compile, FSDP, activation checkpointing.
-_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-
 
 class Found(NamedTuple):
     """A ConvNeXt among the names of a file: its layout and what its names start with."""
@@ -216,11 +213,6 @@ class Translated(NamedTuple):
     outside: tuple[str, ...]
     dropped: tuple[str, ...]
     unknown: tuple[str, ...]
-
-
-def without_wrappers(name: str) -> str:
-    """A parameter's name without the parts that wrapping modules put into it."""
-    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def find_layouts(names) -> list[Found]:

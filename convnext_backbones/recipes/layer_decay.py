@@ -23,22 +23,15 @@ depart where that code assumes what it does not know:
 import re
 from collections.abc import Iterable, Sequence
 
+from ..network.wrappers import unwrapped
+
 DECAY_TYPES = ("layer_wise", "stage_wise")
 BLOCKS_PER_LAYER = 3
 
-# What wrappers insert into names: DDP, FSDP, torch.compile, checkpoint wrappers.
-_WRAPPERS = re.compile(
-    r"(?<![^.])(module|_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\."
-)
 _BLOCK = re.compile(
     r"(?:^|\.)stages\.(\d+)\.(\d+)\.(?:(?:dwconv|norm|pwconv1|grn|pwconv2)\.\w+|gamma)$"
 )
 _DOWNSAMPLE = re.compile(r"(?:^|\.)downsample_layers\.(\d+)\.\d+\.\w+$")
-
-
-def unwrapped(name: str) -> str:
-    """A parameter's name without what DDP, FSDP, torch.compile and checkpointing insert."""
-    return _WRAPPERS.sub("", name)
 
 
 def num_layers(depths: Sequence[int]) -> int:
