@@ -5,12 +5,14 @@ from .catalogue import CATALOGUE, Weights
 from .conversion import convert_checkpoint
 from .inspection import inspect_checkpoint
 from .loading import LoadReport, load_pretrained
+from .pickle_names import Unbuilt
 from .reading import read_checkpoint
 
 __all__ = [
     "CATALOGUE",
     "CheckpointError",
     "LoadReport",
+    "Unbuilt",
     "Weights",
     "convert_checkpoint",
     "inspect_checkpoint",

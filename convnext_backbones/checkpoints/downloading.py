@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from ..errors import CheckpointError, UserError
+from .file_kinds import LONGEST_BEGINNING, kind_of_file
 
 HUB = "https://huggingface.co"
 ATTEMPTS = 3
@@ -400,15 +401,15 @@ WEB_PAGE = (
 def _no_checkpoint(path: Path, suffix: str) -> str | None:
     """Why a file that came whole, as the server says, cannot be a checkpoint."""
     with path.open("rb") as file:
-        start = file.read(512).lstrip().lower()
-    if not start:
+        kind = kind_of_file(file.read(LONGEST_BEGINNING))
+    if kind == "":
         return "it is empty"
-    if start.startswith((b"<!doctype html", b"<html")):
+    if kind == "web page":
         return WEB_PAGE
-    if start.startswith(b"version https://git-lfs"):
+    if kind == "git-LFS pointer":
         return "a Git LFS pointer came, not the file; use the server's download address"
     whole = True
-    if start.startswith(b"pk\3\4"):  # what torch.save writes is a zip file, its index at the end
+    if kind == "zip":  # its index is at the end
         whole = zipfile.is_zipfile(path)
     elif suffix == ".safetensors":
         try:

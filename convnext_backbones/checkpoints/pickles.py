@@ -2,127 +2,47 @@
 
 A pickle is a program: it may import anything and call it. Here one is followed opcode by opcode
 (https://docs.python.org/3/library/pickletools.html), where nothing is imported and nothing called:
-a global becomes its name, a call is checked and becomes plain data, and what is not in the tables
-below is refused. Memory and time stay in proportion to the file.
+a global becomes its name, a call is checked and becomes plain data, and what is not in the tables of
+pickle_names.py is refused. Memory and time stay in proportion to the file.
 """
 
 import _compat_pickle
 import codecs
-import math
+import io
 import pickletools
-import re
-from argparse import Namespace
+import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Set
-from types import SimpleNamespace
-from typing import NamedTuple
 
-import numpy as np
-import torch
+from .pickle_names import (
+    CALLS,
+    DTYPES,
+    PLAIN_DATA,
+    STORAGES,
+    VALUES,
+    Array,
+    ArrayType,
+    Call,
+    Name,
+    RefusedError,
+    Storage,
+    TensorOf,
+    Unbuilt,
+    array_type_of_state,
+    checked_keys,
+    fill,
+    is_harmless,
+    object_refused,
+    said,
+    same_in_all_numpys,
+    shown,
+)
 
 MOST_OPCODES = 1_000_000  # convnext_tiny with the state of AdamW takes 29,000
 DEEPEST = 100  # containers in containers
 MOST_VALUES = 10_000_000  # met by a walk that enters a shared container each time anew
-MOST_DIMENSIONS = 16
 MOST_SHARING = 8  # tensors, texts and arguments together may be so many times the file
-
-HISTORY_BUFFER = "mmengine.logging.history_buffer.HistoryBuffer"
-
-
-class RefusedError(Exception):
-    """Why a file is refused; the message continues "<file>: "."""
-
-
-class Name(str):
-    """A global that a pickle names, e.g. "torch.FloatStorage"; nobody looks it up."""
-
-    __slots__ = ()
-
-
-class Call:
-    """An object that a pickle wants made by calling a name that the caller allows; not made."""
-
-    def __init__(self, name: Name, arguments: tuple):
-        self.name, self.arguments, self.state = name, arguments, None
-
-
-class Storage(NamedTuple):
-    """A tensor's elements, kept outside the pickle under a key."""
-
-    key: str
-    dtype: torch.dtype
-    numel: int
-
-
-class TensorOf(NamedTuple):
-    """A tensor that fits into its storage."""
-
-    storage: Storage
-
-
-class ArrayType:
-    """A numpy dtype of plain numbers."""
-
-    def __init__(self, dtype: np.dtype):
-        self.dtype = dtype
-
-
-class Array:
-    """A numpy array: its bytes, type and shape."""
-
-    data, kind, shape, order = b"", ArrayType(np.dtype("f4")), (0,), "C"
-
-    def tensor(self) -> torch.Tensor:
-        values = np.frombuffer(self.data, self.kind.dtype).reshape(self.shape, order=self.order)
-        return torch.from_numpy(values.astype(self.kind.dtype.newbyteorder("="), order="C"))
-
-
-STORAGES = {
-    f"torch.{name}Storage": dtype
-    for name, dtype in {
-        "Double": torch.float64, "Float": torch.float32, "Half": torch.float16,
-        "BFloat16": torch.bfloat16, "Long": torch.int64, "Int": torch.int32, "Short": torch.int16,
-        "Char": torch.int8, "Byte": torch.uint8, "Bool": torch.bool,
-        "ComplexFloat": torch.complex64, "ComplexDouble": torch.complex128,
-    }.items()
-}  # fmt: skip
-STORAGES["torch.storage.UntypedStorage"] = torch.uint8
-DTYPES = {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-TENSOR_TYPES = {  # without the quantized ones and those of a few bits, which few operators take
-    name for name in DTYPES
-    if re.fullmatch(r"torch\.(bool|u?int(8|16|32|64)|bfloat16|float(8_\w+|16|32|64)|complex(64|128))",
-                    name)
-}  # fmt: skip
-ARRAY_TYPES = {f"{kind}{size}" for kind, sizes in
-               {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}.items()
-               for size in sizes}  # fmt: skip
-VALUES = {"numpy.ndarray", *STORAGES, *DTYPES}  # named as arguments, never called
-KEY_TYPES = (str, bytes, int, float, bool, type(None))
-
-
-def _method_name(owner, name: str) -> str:
-    """Stands for getattr, by which a pickled HistoryBuffer names its statistics methods."""
-    return name
-
-
-# Names of plain data that torch.load does not allow by itself, and what it shall take for them. The
-# arguments that a pickle calls them with have passed the checks below.
-PLAIN_DATA = {
-    "argparse.Namespace": Namespace,  # `args` of official training checkpoints
-    "builtins.bytes": bytes,
-    "builtins.frozenset": frozenset,
-    HISTORY_BUFFER: SimpleNamespace,  # the message hub of MMEngine's checkpoints
-    "builtins.getattr": _method_name,
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    **{
-        f"{core}.multiarray.{function.__name__}": function
-        for core in ("numpy.core", "numpy._core")  # numpy 1, numpy 2
-        for function in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0])
-    },
-    # No pickle has these names: torch.load asks for the class of what it gives a state.
-    **{f"numpy.dtypes.{kind}": type(np.dtype(kind)) for kind in sorted(ARRAY_TYPES)},
-}
+TORCH_LEGACY = 0x1950A86A20F9469CFC6C  # the first value in a file of torch before 1.6
 
 
 def _reader(opcode):
@@ -159,6 +79,8 @@ class Pickle:
     Attributes:
         storages: key to Storage, of all persistent ids met.
         protocols: that the pickles say they are written in.
+        unbuilt: name to the kind of its Unbuilt's content, dict, list or None for neither.
+        holds_files: whether a storage was found inside, as pickle.dump writes them.
     """
 
     def __init__(self, stream, size: int, allowed: Iterable[str] = ()):
@@ -167,13 +89,20 @@ class Pickle:
         self.opcodes = 0
         self.storages: dict[str, Storage] = {}
         self.protocols: set[int] = set()
+        self.unbuilt: dict[str, type | None] = {}
+        self.holds_files = self.is_inside = False
 
-    def load(self):
-        """The next pickle's value: plain data, and this module's classes for all else."""
-        self.stack, self.marks, self.memo = [], [], {}
-        self.metadata: list[dict] = []  # of OrderedDicts
+    def load(self, *, content: bool = False):
+        """The next pickle's value: plain data, and the classes of pickle_names.py for all else.
+
+        Only in a file's content may objects stand beside the data, which become Unbuilts.
+        """
+        self.content = content
+        self.metadata: list[dict] = []  # of OrderedDicts, and of dictionaries of other classes
         self.hooks: list[dict] = []  # of tensors
         value = self._follow()
+        if type(value) is Unbuilt:
+            raise RefusedError(object_refused(value.name))
         check_walk([value, self.metadata], DTYPES.keys() | self.allowed)
         if any(self.hooks):  # which may have been filled after the tensor's making
             raise RefusedError(
@@ -182,7 +111,63 @@ class Pickle:
         del self.stack, self.marks, self.memo
         return value
 
+    def follow_storage(self, data) -> Storage:
+        """The storage in a torch file of before 1.6 that pickle.dump writes into a pickle."""
+        if not isinstance(data, bytes):
+            raise TypeError("a torch file is expected")
+        if self.is_inside:
+            raise RefusedError("holds a torch file in a torch file in a pickle, and is refused")
+        self.spend(len(data))
+        self.holds_files = True
+        inner = Pickle(io.BytesIO(data), len(data))
+        inner.opcodes, inner.is_inside = self.opcodes, True
+        storage, place = inner._lone_storage()
+        self.opcodes = inner.opcodes
+        end = place + storage.numel * storage.dtype.itemsize
+        return storage._replace(data=bytearray(data[place:end]))
+
+    def _lone_storage(self) -> tuple[Storage, int]:
+        """Of a torch file of before 1.6 that holds a storage and nothing else: it, and its place."""
+        if self.load() != TORCH_LEGACY:
+            raise RefusedError("holds tensor data that torch did not write")
+        for _ in ("version", "system"):
+            self.load()
+        storage = self._follow()
+        if type(storage) is not Storage:
+            raise RefusedError(f"holds {said(storage)} where tensor data is expected")
+        places = self.legacy_storages(self.stream)
+        return storage, places[storage.key]
+
+    def legacy_storages(self, file) -> dict[str, int]:
+        """The end of a file of torch before 1.6, a list of keys and the storages' data: key to place.
+
+        file: as the stream, which may be its first part only.
+        """
+        keys = self.load()
+        if (
+            type(keys) is not list
+            or {type(key) for key in keys} - {str}
+            or (sorted(keys) != sorted(self.storages))
+        ):
+            raise RefusedError("is damaged (its list of tensor data does not fit its tensors)")
+        places, place = {}, self.stream.tell()
+        for key in keys:
+            storage = self.storages[key]
+            file.seek(place)
+            if file.read(8) != struct.pack("<q", storage.numel):
+                raise RefusedError(
+                    f"is damaged or cut short (tensor data {shown(key)} is not there)"
+                )
+            places[key] = place + 8
+            place += 8 + storage.numel * storage.dtype.itemsize
+        if place > self.size:
+            raise RefusedError(
+                f"is cut short: it has {self.size:,} of {place:,} bytes; fetch or copy it again"
+            )
+        return places
+
     def _follow(self):
+        self.stack, self.marks, self.memo = [], [], {}
         read = self.stream.read
         while code := read(1):
             self.opcodes += 1
@@ -228,7 +213,7 @@ class Pickle:
                     stack.append(self._name(module, attribute))
                 case "REDUCE" | "NEWOBJ":
                     arguments = stack.pop()
-                    stack.append(self._call(stack.pop(), arguments))
+                    stack.append(self.call(stack.pop(), arguments))
                 case "BINPERSID":
                     stack.append(self._storage(stack.pop()))
                 case "BUILD":
@@ -259,7 +244,7 @@ class Pickle:
                     self._push({})
                     self._set_items(self.stack[-1], items)
                 case "ADDITEMS" | "FROZENSET":
-                    items = _keys(self._marked())
+                    items = checked_keys(self._marked())
                     if name == "FROZENSET":
                         self._push(frozenset(items))
                     elif type(self.stack[-1]) is not set:
@@ -276,17 +261,15 @@ class Pickle:
                     stack.append(stack[-1])
                 case "INST":
                     items = tuple(self._marked())
-                    self._push(self._call(self._name(*argument.split(" ", 1)), items))
+                    self._push(self.call(self._name(*argument.split(" ", 1)), items))
                 case "OBJ":
                     function, *items = self._marked()
-                    self._push(self._call(function, tuple(items)))
+                    self._push(self.call(function, tuple(items)))
                 case "NEWOBJ_EX":
                     options, arguments, function = stack.pop(), stack.pop(), stack.pop()
-                    if options:
-                        raise RefusedError(
-                            f"calls {_said(function)} with options, which is refused"
-                        )
-                    stack.append(self._call(function, arguments))
+                    if options and type(function) is not Unbuilt:
+                        raise RefusedError(f"calls {said(function)} with options, which is refused")
+                    stack.append(self.call(function, arguments))
                 case "EXT1" | "EXT2" | "EXT4":
                     raise RefusedError(
                         f"names a Python object by its number {argument}, which could run code, and "
@@ -318,7 +301,7 @@ class Pickle:
                 f"asks for more than {MOST_SHARING} times its own size in memory, and is refused"
             )
 
-    def _name(self, module, attribute) -> Name:
+    def _name(self, module, attribute) -> Name | Unbuilt:
         if type(module) is not str or type(attribute) is not str:
             raise RefusedError("is damaged (its pickle names something that is no text)")
         # Python 2's names, as torch.load translates them
@@ -326,18 +309,22 @@ class Pickle:
             (module, attribute), (_compat_pickle.IMPORT_MAPPING.get(module, module), attribute)
         )
         name = Name(f"{module}.{attribute}")
-        known = _same_in_all_numpys(name)
+        known = same_in_all_numpys(name)
         if known in CALLS or name in self.allowed or known in VALUES:
             return name
-        raise RefusedError(
-            f"holds a Python object ({shown(name)}) beside tensors, which could run code, and is "
-            "refused; save only its state_dict"
-        )
+        if not self.content or not is_harmless(module, attribute):
+            raise RefusedError(object_refused(name))
+        self.unbuilt.setdefault(str(name), None)
+        return Unbuilt(str(name))
 
-    def _call(self, function, arguments):
+    def call(self, function, arguments):
+        """What stands for the result, where the call is one that data takes."""
+        if type(function) is Unbuilt and type(arguments) is tuple:
+            self.spend(len(arguments))
+            return Unbuilt(function.name)
         if type(function) is not Name or type(arguments) is not tuple:
-            raise RefusedError(f"calls {_said(function)}, which could run code, and is refused")
-        check = CALLS.get(_same_in_all_numpys(function))
+            raise RefusedError(f"calls {said(function)}, which could run code, and is refused")
+        check = CALLS.get(same_in_all_numpys(function))
         if function in VALUES or (check is None and function not in self.allowed):
             raise RefusedError(f"calls {function}, which is no function, and is refused")
         try:
@@ -368,28 +355,24 @@ class Pickle:
             elif target.name in PLAIN_DATA:
                 raise RefusedError(f"gives {target.name} a state that it cannot have")
             target.state = state
+        elif type(target) is Unbuilt:
+            if type(target.content) is dict and type(state) is dict:
+                self.spend(len(state))
+                self.metadata.append(state)
+            elif target.content is not None:
+                raise RefusedError(f"gives attributes to {said(target)}, which is refused")
         elif type(target) is ArrayType:
-            target.dtype = _array_type_of_state(target.dtype, state)
+            target.dtype = array_type_of_state(target.dtype, state)
         elif type(target) is Array:
             _, shape, kind, fortran, data = state
-            self.fill(target, data, kind, shape, "F" if fortran else "C")
+            fill(self, target, data, kind, shape, "F" if fortran else "C")
         else:
-            raise RefusedError(f"gives attributes to {_said(target)}, which is refused")
-
-    def fill(self, array: Array, data, kind, shape, order) -> Array:
-        if isinstance(data, str):
-            data = data.encode("latin-1")  # written by Python 2
-        shape = _integers(shape)
-        if type(kind) is not ArrayType or not isinstance(data, (bytes, bytearray)):
-            raise RefusedError("holds a numpy array of Python objects, and is refused")
-        if order not in ("C", "F") or math.prod(shape) * kind.dtype.itemsize != len(data):
-            raise RefusedError(f"holds a numpy array of shape {shape} with {len(data)} bytes")
-        self.spend(len(data))
-        array.data, array.kind, array.shape, array.order = data, kind, shape, order
-        return array
+            raise RefusedError(f"gives attributes to {said(target)}, which is refused")
 
     def _storage(self, reference) -> Storage:
         """The check of a persistent id, ("storage", type, key, location, numel) and perhaps None."""
+        if type(reference) is tuple and len(reference) == 4 and reference[0] == "module":
+            raise RefusedError(object_refused(said(reference[1])))
         if type(reference) is not tuple or len(reference) not in (5, 6):
             raise RefusedError("is damaged (a reference to tensor data has the wrong form)")
         word, kind, key, location, numel, *view = reference
@@ -412,219 +395,27 @@ class Pickle:
         return storage
 
     def _set_items(self, target, items: list) -> None:
+        if type(target) is Unbuilt:
+            target = self._content(target, dict)
         if not isinstance(target, dict) or len(items) % 2:
-            raise RefusedError(f"is damaged (its pickle sets items of {_said(target)})")
-        target.update(zip(_keys(items[::2]), items[1::2], strict=True))
+            raise RefusedError(f"is damaged (its pickle sets items of {said(target)})")
+        target.update(zip(checked_keys(items[::2]), items[1::2], strict=True))
 
     def _extend(self, target, items: list) -> None:
+        if type(target) is Unbuilt:
+            target = self._content(target, list)
         if type(target) is not list:
-            raise RefusedError(f"is damaged (its pickle appends to {_said(target)})")
+            raise RefusedError(f"is damaged (its pickle appends to {said(target)})")
         target.extend(items)
 
-
-# The checks of calls: (pickle, *arguments) -> what stands for the result.
-
-
-def _ordered_dict(pickle: Pickle, items=()):
-    pickle.spend(len(items))
-    pairs = list(items.items() if isinstance(items, dict) else items)
-    if any(type(pair) not in (list, tuple) for pair in pairs):
-        raise RefusedError("makes a dictionary of something else than pairs")
-    _keys([key for key, _ in pairs])
-    return OrderedDict(pairs)
-
-
-def _set(pickle: Pickle, items=()):
-    if type(items) is not list:
-        raise TypeError("a set is made of a list")
-    pickle.spend(len(items))
-    return set(_keys(items))
-
-
-def _complex(pickle: Pickle, real, imaginary):
-    if type(real) is not float or type(imaginary) is not float:
-        raise TypeError("two numbers are expected")
-    return complex(real, imaginary)
-
-
-def _encode(pickle: Pickle, text, encoding):
-    if type(text) is not str or encoding not in ("latin1", "latin-1"):
-        raise TypeError("a text and latin1 are expected")
-    pickle.spend(len(text))
-    return text.encode("latin-1")
-
-
-def _bytes(pickle: Pickle, *arguments):
-    if arguments and (len(arguments) > 1 or not isinstance(arguments[0], bytes)):
-        return _encode(pickle, *arguments)
-    pickle.spend(sum(map(len, arguments)))
-    return b"".join(arguments)
-
-
-def _no_bytes(pickle: Pickle):
-    return b""
-
-
-def _size(pickle: Pickle, sizes):
-    return _integers(sizes)
-
-
-def _device(pickle: Pickle, kind, index=0):
-    if type(kind) is not str or type(index) is not int:
-        raise TypeError("a device's type and number are expected")
-    return f"{kind}:{index}"
-
-
-def _tensor(pickle: Pickle, storage, offset, size, stride, requires_grad=False, hooks=None,
-            metadata=None, *, dtype=None):  # fmt: skip
-    size, stride, (offset,) = _integers(size), _integers(stride), _integers((offset,))
-    if type(storage) is not Storage or len(size) != len(stride):
-        raise TypeError("no tensor has this form")
-    if metadata:
-        raise TypeError("a tensor that is conjugated or negated as a view")
-    _check_hooks(pickle, requires_grad, hooks)
-    itemsize = (dtype or storage.dtype).itemsize
-    numel = math.prod(size)
-    last = sum((n - 1) * step for n, step in zip(size, stride, strict=True)) + 1 if numel else 0
-    needed = max(offset + last, numel)
-    if needed * itemsize > storage.numel * storage.dtype.itemsize:
-        raise RefusedError(
-            f"claims a tensor of shape {size}, stride {stride} and offset {offset} in a storage of "
-            f"{storage.numel:,} elements; it is damaged or hostile, or was saved from an expanded "
-            "tensor (save its .contiguous())"
-        )
-    pickle.spend(numel * itemsize)
-    return TensorOf(storage)
-
-
-def _tensor_v3(pickle: Pickle, storage, offset, size, stride, requires_grad, hooks, dtype,
-               metadata=None):  # fmt: skip
-    if type(dtype) is not Name or dtype not in TENSOR_TYPES:
-        raise TypeError(f"a tensor of type {_said(dtype)}")
-    return _tensor(
-        pickle, storage, offset, size, stride, requires_grad, hooks, metadata, dtype=DTYPES[dtype]
-    )
-
-
-def _parameter(pickle: Pickle, data, requires_grad, hooks):
-    if type(data) is not TensorOf:
-        raise TypeError("a tensor is expected")
-    _check_hooks(pickle, requires_grad, hooks)
-    return data
-
-
-def _check_hooks(pickle: Pickle, requires_grad, hooks) -> None:
-    if type(requires_grad) is not bool or type(hooks) not in (OrderedDict, dict, type(None)):
-        raise TypeError("a tensor with hooks")
-    if hooks is not None:
-        pickle.hooks.append(hooks)
-
-
-def _array_type(pickle: Pickle, code, align=False, copy=False):
-    if align or not copy:  # BUILD would change the type that the whole process shares
-        raise TypeError("a type of its own is expected")
-    if code not in ARRAY_TYPES:
-        raise RefusedError(
-            f"holds a numpy array or number of type {_said(code)}, which is no number, and is refused"
-        )
-    return ArrayType(np.dtype(code))
-
-
-def _array_type_of_state(dtype: np.dtype, state) -> np.dtype:
-    if type(state) is not tuple or len(state) != 8 or state[0] not in (3, 4):
-        raise RefusedError("holds a numpy type with a state that is unknown, and is refused")
-    if state[2:] != (None, None, None, -1, -1, 0) or state[1] not in ("<", ">", "|", "="):
-        raise RefusedError("holds a numpy type that is no plain number, and is refused")
-    return dtype.newbyteorder(state[1])
-
-
-def _array(pickle: Pickle, kind, shape, code):
-    if kind != "numpy.ndarray" or shape != (0,) or code not in (b"b", "b"):
-        raise TypeError("an empty array is expected")
-    return Array()
-
-
-def _array_of_buffer(pickle: Pickle, data, kind, shape, order):
-    return pickle.fill(Array(), data, kind, shape, order)
-
-
-def _number(pickle: Pickle, kind, data):
-    array = pickle.fill(Array(), data, kind, (), "C")
-    return np.frombuffer(array.data, kind.dtype)[0].item()
-
-
-def _statistics_method(pickle: Pickle, owner, name):
-    if owner != HISTORY_BUFFER or type(name) is not str or not re.fullmatch("[a-z][a-z_]*", name):
-        raise RefusedError(f"looks up {_said(name)} of {_said(owner)}, which could run code")
-    return name
-
-
-def _plain_object(name: str):
-    def check(pickle: Pickle):
-        return Call(Name(name), ())
-
-    return check
-
-
-CALLS = {
-    "collections.OrderedDict": _ordered_dict,
-    "collections.Counter": _ordered_dict,
-    "builtins.set": _set,
-    "builtins.frozenset": _set,
-    "builtins.complex": _complex,
-    "builtins.bytes": _no_bytes,
-    "builtins.bytearray": _bytes,
-    "_codecs.encode": _encode,
-    "torch.Size": _size,
-    "torch.device": _device,
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_v3,
-    "torch._utils._rebuild_parameter": _parameter,
-    "numpy.dtype": _array_type,
-    "numpy.core.multiarray._reconstruct": _array,
-    "numpy.core.multiarray.scalar": _number,
-    "numpy.core.numeric._frombuffer": _array_of_buffer,
-    "argparse.Namespace": _plain_object("argparse.Namespace"),
-    HISTORY_BUFFER: _plain_object(HISTORY_BUFFER),
-    "builtins.getattr": _statistics_method,
-}
-
-
-def _same_in_all_numpys(name: str) -> str:
-    return re.sub(r"^numpy\._core\.", "numpy.core.", name)
-
-
-def _keys(keys: list) -> list:
-    """Refuse keys whose hash is slow, or chosen by the file."""
-    for key in keys:
-        if type(key) not in KEY_TYPES or (type(key) is int and abs(key) >= 2**64):
-            raise RefusedError(
-                f"has a dictionary or set with {_said(key)} for a key, where a text or number is "
-                "expected, and is refused"
-            )
-    return keys
-
-
-def _integers(values) -> tuple[int, ...]:
-    """A tensor's size or stride."""
-    if type(values) not in (tuple, list) or len(values) > MOST_DIMENSIONS:
-        raise TypeError(f"up to {MOST_DIMENSIONS} whole numbers are expected")
-    if not all(type(value) is int and 0 <= value < 2**63 for value in values):
-        raise TypeError("whole numbers from 0 on are expected")
-    return tuple(values)
-
-
-def shown(text: str, length: int = 80) -> str:
-    """A text from a file as an error message shows it: short, and of printable characters."""
-    return text[:length] if text[:length].isprintable() else ascii(text[:length])
-
-
-def _said(value) -> str:
-    """A value from a file as an error message shows it."""
-    if type(value) is str:
-        return repr(shown(value))
-    return shown(str(value)) if type(value) in (Name, float, bool) else f"a {type(value).__name__}"
+    def _content(self, target: Unbuilt, kind: type) -> dict | list:
+        """What an object holds that is filled as a dictionary or list is; one name has one kind."""
+        if self.unbuilt.get(target.name) not in (None, kind):
+            raise RefusedError(f"fills {said(target)} both as a list and as a dictionary")
+        self.unbuilt[target.name] = kind
+        if target.content is None:
+            target.content = kind()
+        return target.content
 
 
 def _below(value):
@@ -633,6 +424,8 @@ def _below(value):
         return value.values()
     if isinstance(value, (list, tuple)) and type(value) not in (Storage, TensorOf):
         return value
+    if type(value) is Unbuilt:
+        return () if value.content is None else _below(value.content)
     return (*value.arguments, value.state) if type(value) is Call else None
 
 
@@ -651,7 +444,7 @@ def check_walk(root, names: Set[str]) -> None:
             inside = _below(value)
             if inside is None:
                 if type(value) is Storage or (type(value) is Name and value not in names):
-                    raise RefusedError(f"holds {_said(value)} where data is expected")
+                    raise RefusedError(f"holds {said(value)} where data is expected")
                 counts[-1] += 1
             elif id(value) not in values:
                 if len(path) > DEEPEST:

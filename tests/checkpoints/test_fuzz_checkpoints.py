@@ -24,9 +24,10 @@ import tempfile
 import time
 import zipfile
 from argparse import Namespace
-from collections import OrderedDict
-from pathlib import Path
+from collections import OrderedDict, defaultdict, deque
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ from hostile import torch_zip
 from safetensors.torch import save
 
 from convnext_backbones import ConvNeXtV2
-from convnext_backbones.checkpoints import CheckpointError, read_checkpoint
+from convnext_backbones.checkpoints import CheckpointError, Unbuilt, read_checkpoint
 
 SECONDS = 5  # of computing for one file
 BYTES = 200 * 2**20  # that all files of a process together may add to its memory
@@ -52,7 +53,7 @@ NAMES = (
     "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_parameter",
     "torch.storage UntypedStorage", "torch.storage _load_from_bytes", "numpy dtype", "numpy ndarray",
     "numpy._core.multiarray _reconstruct", "numpy.core.multiarray scalar",
-    "numpy._core.numeric _frombuffer", "mmengine.logging.history_buffer HistoryBuffer",
+    "numpy._core.numeric _frombuffer", "pathlib PosixPath", "copyreg _reconstructor", "mmengine.logging.history_buffer HistoryBuffer",
 )  # fmt: skip
 TEXTS = (
     "",
@@ -85,6 +86,8 @@ def originals() -> dict[str, bytes | dict[str, bytes]]:
                 "half": torch.ones(3).half(), "parameter": torch.nn.Parameter(torch.ones(2)),
                 "bytes": b"\xff"}  # fmt: skip
     float8 = {"float8": torch.ones(4).to(torch.float8_e4m3fn)}
+    objects = {"hyper_parameters": {"path": PurePosixPath("a/b"), "sizes": defaultdict(list, {"a": [1]}),
+                                    "queue": deque([1], 3), "id": UUID(int=7)}}  # fmt: skip
 
     def torch_file(content, zipped=True) -> bytes:
         file = io.BytesIO()
@@ -94,11 +97,16 @@ def originals() -> dict[str, bytes | dict[str, bytes]]:
     return {
         "torch": torch_file(state),
         "torch, training": torch_file(training | float8),
+        "torch, objects": torch_file({"model": state, **objects}),
         "torch before 1.6": torch_file(training, zipped=False),
         "safetensors": save(state),
         **{
             f"pickle {protocol}": pickle.dumps({"model": arrays, "__author__": "a"}, protocol)
             for protocol in (0, 2, 4, 5)
+        },
+        **{
+            f"pickle {protocol} of tensors": pickle.dumps({"model": state, **objects}, protocol)
+            for protocol in (1, 2, 5)
         },
         "folder": {
             "model.safetensors.index.json": json.dumps({"weight_map": places}).encode(),
@@ -324,7 +332,7 @@ def check(content, depth: int = 0) -> None:
         content.clone()
     elif isinstance(content, dict):
         for key, value in content.items():
-            assert type(key) in (str, bytes, int, float, bool, type(None)), key
+            assert type(key) in (str, bytes, int, float, bool, type(None), Unbuilt), key
             check(value, depth + 1)
     elif isinstance(content, (list, tuple, set, frozenset)):
         for value in content:
@@ -332,7 +340,8 @@ def check(content, depth: int = 0) -> None:
     elif isinstance(content, (Namespace, SimpleNamespace)):
         check(vars(content), depth + 1)
     else:
-        data = (str, bytes, bytearray, int, float, complex, type(None), np.generic, np.ndarray)
+        data = (str, bytes, bytearray, int, float, complex, type(None), np.generic, np.ndarray,
+                Unbuilt)  # fmt: skip
         assert isinstance(content, (*data, torch.dtype, torch.device, np.dtype)), repr(content)
     assert depth < 200
 

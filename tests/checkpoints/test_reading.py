@@ -1,7 +1,13 @@
 """Reading checkpoints: every format, and nothing that a file wants to run or to cost."""
 
 import argparse
+import contextlib
+import copy
 import copyreg
+import datetime
+import enum
+import fractions
+import functools
 import gzip
 import io
 import json
@@ -15,9 +21,11 @@ import struct
 import subprocess
 import sys
 import tarfile
+import types
+import uuid
 import warnings
 import zipfile
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,7 +48,14 @@ from hostile import (
 from safetensors.torch import save, save_file
 
 from convnext_backbones import ConvNeXtV2
-from convnext_backbones.checkpoints import CheckpointError, read_checkpoint, reading
+from convnext_backbones.checkpoints import (
+    CheckpointError,
+    Unbuilt,
+    read_checkpoint,
+    reading,
+    torch_files,
+)
+from convnext_backbones.checkpoints.pickle_names import CALLS, is_harmless
 from convnext_backbones.checkpoints.pickles import Pickle
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +161,41 @@ def test_a_plain_pickle_of_arrays_becomes_tensors(tmp_path, protocol):
     read["model"]["f4"].add_(1)  # its memory is its own
 
 
+KINDS_OF_TENSORS = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32",
+                    "float64", "complex64", "float8_e4m3fn", "uint16")  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_plain_pickle_of_tensors_is_read(tmp_path, protocol):
+    """As MaskFormer's converters write a state_dict for Detectron2."""
+    values = {
+        kind: torch.arange(6).reshape(2, 3).to(getattr(torch, kind)) for kind in KINDS_OF_TENSORS
+    }
+    whole = torch.arange(12.0).reshape(3, 4)
+    content = {"model": OrderedDict(STATE), "kinds": values, "__author__": "third_party",
+               "matching_heuristics": True, "transposed": whole.T, "part": whole[1:, 2], "whole": whole,
+               "parameter": torch.nn.Parameter(torch.ones(2)), "scalar": torch.tensor(2.5),
+               "empty": torch.zeros(0, 3), "dtype": torch.bfloat16, "array": np.arange(3)}  # fmt: skip
+    content["model"]._metadata = {"": {"version": 1}}
+    path = tmp_path / "model_final.pkl"
+    path.write_bytes(pickle.dumps(content, protocol))
+    read = read_checkpoint(path)
+    assert read.keys() == content.keys()
+    assert equal(read["model"])
+    assert equal(read["kinds"], values)
+    rest = ("transposed", "part", "whole", "parameter", "scalar", "empty")
+    assert all(torch.equal(read[name], content[name]) for name in rest)
+    assert read["dtype"] is torch.bfloat16
+    assert torch.equal(read["array"], torch.arange(3))
+    read["whole"].add_(1)  # its memory is its own
+
+
+def test_a_plain_pickle_of_tensors_comes_to_the_device_that_is_asked_for(tmp_path):
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(STATE))
+    read = read_checkpoint(tmp_path / "a.pkl", map_location="meta")
+    assert {value.device.type for value in read.values()} == {"meta"}
+
+
 @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"], ids=["numpy 1", "numpy 2"])
 @pytest.mark.parametrize("text", ["binary", "quoted"], ids=["protocol 2", "protocol 0"])
 def test_a_pickle_of_python_2_is_read(tmp_path, core, text):
@@ -177,11 +227,199 @@ def test_arrays_in_a_torch_file_become_tensors_unless_they_are_allowed(tmp_path)
 def test_an_allowed_class_is_made_and_only_while_reading(tmp_path):
     torch.save({"model": STATE, "path": pathlib.PurePosixPath("a/b")}, tmp_path / "a.pth")
     before = set(torch.serialization.get_safe_globals())
-    with pytest.raises(CheckpointError, match=r"\(pathlib\.PurePosixPath\)"):
-        read_checkpoint(tmp_path / "a.pth")
+    assert type(read_checkpoint(tmp_path / "a.pth")["path"]) is Unbuilt
     read = read_checkpoint(tmp_path / "a.pth", allowed=(pathlib.PurePosixPath,))
     assert read["path"] == pathlib.PurePosixPath("a/b")
     assert set(torch.serialization.get_safe_globals()) == before
+
+
+EMPTY_ARRAY = Called(
+    Named("numpy.core.multiarray._reconstruct"), (Named("numpy.ndarray"), (0,), "b")
+)
+PAIRS = opcodes([[i, 0] for i in range(1000)])
+
+
+# Objects beside the tensors.
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Attributes(dict):
+    __getattr__ = dict.get
+
+
+class Sizes(list):
+    pass
+
+
+OBJECTS = {
+    "path": pathlib.Path("runs") / "a",
+    "paths": {pathlib.Path("a"), pathlib.Path("b")},
+    "date": datetime.datetime(2026, 1, 2),
+    "duration": datetime.timedelta(hours=1),
+    "number": uuid.UUID(int=7),
+    "colour": Colour.RED,
+    "of colours": {Colour.RED: 1},
+    "class": Colour,
+    "builtin class": dict,
+    "torch's class": torch.optim.AdamW,
+    "loss": torch.nn.CrossEntropyLoss(weight=torch.ones(3)),
+    "partial": functools.partial(torch.nn.LayerNorm, eps=1e-6),
+    "random": np.random.RandomState(0),
+    "fraction": fractions.Fraction(1, 3),
+    "slice": slice(1, 2),
+    "namespace of python": types.SimpleNamespace(a=1),
+    "in a namespace": argparse.Namespace(path=pathlib.Path("a")),
+    "nested": [({"a": [pathlib.Path("a")]},)],
+}
+FILLED = {  # objects that are dictionaries and lists, whose content is data
+    "attributes": (
+        Attributes(a=1, b=[pathlib.Path("a")]),
+        lambda v: v["a"] == 1 and is_unbuilt(v["b"][0]),
+    ),
+    "default": (defaultdict(list, {"a": [1]}), lambda v: v == {"a": [1]}),
+    "queue": (deque([1, {"a": 2}], 9), lambda v: v == [1, {"a": 2}]),
+    "list": (Sizes([1, 2]), lambda v: v == [1, 2]),
+}
+
+
+def is_unbuilt(value) -> bool:
+    return type(value) is Unbuilt
+
+
+SAVERS = {
+    "torch": torch.save,
+    "torch before 1.6": lambda c, path: torch.save(c, path, _use_new_zipfile_serialization=False),
+    **{f"pickle {p}": lambda c, path, p=p: path.write_bytes(pickle.dumps(c, p)) for p in range(6)},
+}
+
+
+def holds_a_module(name, saver) -> bool:
+    """Before 1.6, torch wrote the program of a module's class into the file."""
+    return saver == "torch before 1.6" and name in ("loss", "partial", "module")
+
+
+@pytest.mark.parametrize(
+    ("name", "saver"),
+    [(n, s) for n in OBJECTS | FILLED for s in SAVERS if not holds_a_module(n, s)],
+)
+def test_an_object_beside_the_tensors_is_not_built_and_the_tensors_are_read(
+    tmp_path, name, saver, caplog
+):
+    """Hyperparameters, as a Lightning checkpoint has them."""
+    value = OBJECTS[name] if name in OBJECTS else FILLED[name][0]
+    path = tmp_path / "last.ckpt"
+    SAVERS[saver](
+        {"epoch": 3, "hyper_parameters": {"it": value, "lr": 0.1}, "state_dict": STATE}, path
+    )
+    with no_object_is_made():
+        read = read_checkpoint(path)
+    assert equal(read["state_dict"])
+    assert (read["epoch"], read["hyper_parameters"]["lr"]) == (3, 0.1)
+    found = read["hyper_parameters"]["it"]
+    match name:
+        case "paths":
+            assert len(found) == 2
+            assert all(map(is_unbuilt, found))
+        case "of colours":
+            assert is_unbuilt(*found)
+        case "in a namespace":
+            assert is_unbuilt(found.path)
+        case "nested":
+            assert is_unbuilt(found[0][0]["a"][0])
+        case _ if name in FILLED:
+            assert FILLED[name][1](found)
+        case _:
+            assert is_unbuilt(found)
+            assert name != "path" or found.name == "pathlib.PosixPath"
+    assert "which were not built" in caplog.text
+    copy.deepcopy(read)
+
+
+@contextlib.contextmanager
+def no_object_is_made():
+    """Whoever looks up a class of OBJECTS while this holds is seen."""
+    looked_up = []
+
+    def audit(event, arguments):
+        if armed and event in ("pickle.find_class", "import", "exec", "compile"):
+            looked_up.append((event, arguments))
+
+    armed = True
+    sys.addaudithook(audit)
+    try:
+        yield
+    finally:
+        armed = False
+    assert not looked_up
+
+
+def test_the_process_may_allow_a_class_and_it_is_not_built_still(tmp_path):
+    """A class that some other library allows torch to call is not called for this reader."""
+    torch.save({"model": STATE, "made": Made(str(tmp_path / "made"))}, tmp_path / "a.pth")
+    (tmp_path / "made").rmdir()
+    entries = [Made, (Made, "test_reading.Made")]
+    for entry in entries:
+        with torch.serialization.safe_globals([entry]):
+            before = set(torch.serialization.get_safe_globals())
+            assert is_unbuilt(read_checkpoint(tmp_path / "a.pth")["made"])
+            assert set(torch.serialization.get_safe_globals()) == before
+        assert not (tmp_path / "made").exists()
+
+
+def test_torch_builds_nothing_by_itself_that_may_stand_beside_tensors():
+    """torch.load takes its own names first."""
+    own = torch._weights_only_unpickler._get_allowed_globals()
+    assert not [n for n in own if n not in CALLS and is_harmless(*n.rsplit(".", 1))]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        Colour.RED,
+        torch.nn.Linear(2, 2),
+        Attributes(a=torch.ones(1)),
+    ],
+    ids=["object", "module", "dictionary of a class"],
+)
+@pytest.mark.parametrize("saver", SAVERS)
+def test_an_object_for_the_whole_content_is_refused(tmp_path, content, saver):
+    SAVERS[saver](content, tmp_path / "a.pth")
+    with pytest.raises(
+        CheckpointError, match=r"holds a Python object \(.*could run code.*save only"
+    ):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        (Called(Named("torch._utils._rebuild_parameter"), (Named("my.Weight"), False, None)), "that no checkpoint has"),
+        (Called(Named("torch._utils._rebuild_tensor_v2"), (Called(Named("my.Storage")), 0, (1,), (1,), False, {})),
+         "that no checkpoint has"),
+        (tensor(hooks=Called(Named("my.Hooks"))), "that no checkpoint has"),
+        (Built(EMPTY_ARRAY, (1, (1,), Called(Named("my.Type")), False, "a")), "numpy array of Python objects"),
+        (Raw(opcodes(Named("my.Both")) + b")\x81q\x05" + opcodes(1) + opcodes(2) + b"s" + opcodes(1) + b"a"),
+         "fills my.Both both as a list and as a dictionary"),
+        (Raw(opcodes(Named("my.Deep")) + b")\x81q\x05" + opcodes("a") + b"h\x05s"), "contains itself"),
+        (Raw((opcodes(Named("my.Deep")) + b")\x81" + opcodes("a")) * 200 + b"N" + b"s" * 200), "more than 100 deep"),
+        (Raw(opcodes((0,) * 1000) + b"q\x050" + (opcodes(Named("my.Class")) + b"h\x05R0") * 20_000 + b"N"),
+         "asks for more than 8 times its own size"),
+    ],
+    ids=["parameter", "storage", "hooks", "array type", "list and dictionary", "in itself", "deep", "many arguments"],
+)  # fmt: skip
+@pytest.mark.parametrize("container", ["torch", "torch before 1.6", "pickle"])
+def test_an_object_where_a_tensor_should_be_is_refused(tmp_path, value, cause, container):
+    if container == "pickle":
+        (tmp_path / "a.pth").write_bytes(pickled({"w": value}))
+    else:
+        {"torch": torch_zip, "torch before 1.6": torch_legacy}[container](
+            tmp_path / "a.pth", pickled({"w": value}), {"0": bytes(4)}
+        )
+    with pytest.raises(CheckpointError, match=cause):
+        read_checkpoint(tmp_path / "a.pth")
 
 
 def test_names_that_the_process_allows_stay_allowed(tmp_path):
@@ -441,7 +679,7 @@ def test_torchs_own_lock_holds_too(tmp_path, payload, monkeypatch):
     passed = Pickle(io.BytesIO(pickled({})), 100)
     passed.load()
     with pytest.raises(pickle.UnpicklingError):
-        reading._torch_load(tmp_path / "evil.pth", passed, (), "cpu")
+        torch_files._torch_load(tmp_path / "evil.pth", passed, (), "cpu")
     assert not target.exists()
 
 
@@ -489,13 +727,9 @@ def test_a_log_of_mmengine_is_data_without_mmengine_and_itself_with_it(tmp_path)
 FLOATS = {"0": bytes(4)}
 NUMPY_TYPE = Called(Named("numpy.dtype"), ("f4", False, True))
 TYPE_STATE = (3, "<", None, None, None, -1, -1, 0)
-EMPTY_ARRAY = Called(
-    Named("numpy.core.multiarray._reconstruct"), (Named("numpy.ndarray"), (0,), "b")
-)
 HISTORY = Named("mmengine.logging.history_buffer.HistoryBuffer")
 NAMESPACE = Called(Named("argparse.Namespace"), (), b"\x81")
 ENCODE = opcodes(Named("_codecs.encode"))
-PAIRS = opcodes([[i, 0] for i in range(1000)])
 SHARED_TUPLE = b")" + b"q\x00h\x00\x86" * 60  # ((), ()), then that twice, and so on
 
 
