@@ -15,7 +15,6 @@ from torch import Tensor
 from ..errors import CheckpointError
 from .inspection import Inspected, inspect_checkpoint
 from .layouts import to_layout
-from .sources import locate
 
 TARGETS = ("official", "huggingface", "timm", "mmpretrain", "torchvision")
 TIMM_CONV_MLP = ("atto", "femto", "pico", "nano")  # sizes that timm builds with 1x1 convolutions
@@ -71,11 +70,10 @@ def convert_checkpoint(
         raise CheckpointError(f"cannot convert to {to!r}; choose one of {', '.join(TARGETS)}")
     destination = Path(destination).expanduser()
     _check_destination(destination, to, overwrite)
-    located = locate(source)
-    file = inspect_checkpoint(located.path, prefix=prefix, section=section)
+    file = inspect_checkpoint(source, prefix=prefix, section=section)
     if file.unknown:
         raise CheckpointError(
-            f"{located.label}: {file.unknown[0]} and {len(file.unknown) - 1} other names belong to no "
+            f"{file.source}: {file.unknown[0]} and {len(file.unknown) - 1} other names belong to no "
             "parameter of a ConvNeXt; nothing was written"
         )
     _check_network(file, to)
@@ -83,7 +81,8 @@ def convert_checkpoint(
     state = {name: value.clone() for name, value in state.items()}  # views of one storage otherwise
     destination.parent.mkdir(parents=True, exist_ok=True)
     if to == "huggingface":
-        preprocessing = (located.weights and located.weights.preprocessing) or {}
+        weights = file.located.weights
+        preprocessing = (weights and weights.preprocessing) or {}
         _write_folder(destination, state, file, preprocessing)
     else:
         _write_file(destination, state, to)

@@ -11,8 +11,10 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..network.variants import VARIANTS
 from ..network.wrappers import unwrapped
-from .layouts import Found, find_layouts, from_layout
-from .reading import read_checkpoint
+from .layouts import Found, find_layouts, from_layout, our_name
+from .pickle_names import Unbuilt
+from .reading import read_path
+from .sources import Located, locate
 
 # Entries that hold parameters, in the order in which they are taken where a file has several. Averaged
 # weights come last: who wants them says so.
@@ -50,10 +52,10 @@ class Inspected:
     layout: a key of layouts.LAYOUTS. section: the entry that held the parameters, such as "model";
     other_sections: further entries that hold a ConvNeXt. prefix: what their names start with.
     state: our names to tensors; names: ours to theirs. outside, dropped, unknown: their names that
-    were not taken, see layouts.Translated. weights: the catalogue's row of this file, or None.
+    were not taken, see layouts.Translated. located: the file, and its row in the catalogue.
     """
 
-    source: str
+    located: Located
     layout: str
     network: Network
     section: str
@@ -64,6 +66,11 @@ class Inspected:
     outside: tuple[str, ...]
     dropped: tuple[str, ...]
     unknown: tuple[str, ...]
+
+    @property
+    def source(self) -> str:
+        """What to call the file in messages."""
+        return self.located.label
 
     def __str__(self) -> str:
         where = f", under {self.prefix!r}" if self.prefix else ""
@@ -83,43 +90,58 @@ def inspect_checkpoint(
     Raises:
         CheckpointError: unreadable, no ConvNeXt in it, or several.
     """
-    return inspect_content(read_checkpoint(source), str(source), prefix=prefix, section=section)
+    located = locate(source)
+    return inspect_content(read_path(located.path), located, prefix=prefix, section=section)
+
+
+class Section(NamedTuple):
+    """A dictionary of tensors in a file: its place, "" for the file itself, and the objects in it."""
+
+    place: str
+    state: dict[str, Tensor]
+    objects: dict[str, Unbuilt]
 
 
 def inspect_content(
-    content: Mapping, source: str, *, prefix: str | None = None, section: str | None = None
+    content: Mapping, located: Located, *, prefix: str | None = None, section: str | None = None
 ) -> Inspected:
-    """As inspect_checkpoint, for what a file holds; `source` names it in messages."""
-    candidates = _sections(content)
+    """As inspect_checkpoint, for what was read from a file already."""
+    sections = _sections(content)
     if section is not None:
-        candidates = [c for c in candidates if section in (c[0], c[0].split(".")[0])]
-        if not candidates:
+        sections = [s for s in sections if section in (s.place, s.place.split(".")[0])]
+        if not sections:
             raise CheckpointError(
-                f"{source}: has no entry {section!r} that holds parameters; its entries are "
+                f"{located.label}: has no entry {section!r} that holds parameters; its entries are "
                 f"{_some(content)}"
             )
-    found = [(name, state, _found(state, prefix)) for name, state in candidates]
-    found = [entry for entry in found if entry[2]]
+    found = [(s, _found(s.state, prefix)) for s in sections]
+    found = [(s, choices) for s, choices in found if choices]
     if not found:
-        names = next((list(state) for _, state in candidates if state), list(content))
+        names = next((list(s.state) for s in sections), list(content))
         start = f" whose names start with {prefix!r}" if prefix else ""
         raise CheckpointError(
-            f"{source}: no parameter of a ConvNeXt{start} was recognised; it holds "
-            f"{len(names)} entries such as {_some(names)}"
+            f"{located.label}: no parameter of a ConvNeXt{start} was recognised; it holds "
+            f"{len(names)} entries such as {_some(names)}{_objects_in(content)}"
         )
-    name, state, choices = found[0]
+    chosen, choices = found[0]
     if len(choices) > 1:
         raise CheckpointError(
-            f"{source}: holds {len(choices)} ConvNeXts, with names that start with "
+            f"{located.label}: holds {len(choices)} ConvNeXts, with names that start with "
             f"{', '.join(repr(c.prefix) for c in choices)}; choose one with prefix="
         )
-    translated = from_layout(state, choices[0])
+    for name, value in chosen.objects.items():
+        if our_name(name, choices[0])[0] is not None:
+            raise CheckpointError(
+                f"{located.label}: holds a Python object ({value.name}) in the place of the tensor "
+                f"{name}, which is not built; save a state_dict of tensors"
+            )
+    translated = from_layout(chosen.state, choices[0])
     return Inspected(
-        source=source,
+        located=located,
         layout=choices[0].layout.name,
         network=describe(translated.state),
-        section=name,
-        other_sections=tuple(other for other, _, _ in found[1:]),
+        section=chosen.place,
+        other_sections=tuple(other.place for other, _ in found[1:]),
         prefix=choices[0].prefix,
         **translated._asdict(),
     )
@@ -148,26 +170,27 @@ def describe(state: Mapping[str, Tensor]) -> Network:
     )
 
 
-def _sections(content: Mapping) -> list[tuple[str, dict[str, Tensor]]]:
-    """Every dictionary of tensors in a file, with its place ("" for the file itself), best first."""
+def _sections(content: Mapping) -> list[Section]:
+    """Every dictionary of tensors in a file, best first."""
     found, seen = [], set()
 
     def visit(place: str, value: Mapping, depth: int) -> None:
         if id(value) in seen or depth > 3:
             return
         seen.add(id(value))
-        state = {unwrapped(k): v for k, v in value.items()
-                 if isinstance(k, str) and isinstance(v, Tensor)}  # fmt: skip
+        named = {unwrapped(k): v for k, v in value.items() if isinstance(k, str)}
+        state = {k: v for k, v in named.items() if isinstance(v, Tensor)}
         if state:
-            found.append((place, state))
+            objects = {k: v for k, v in named.items() if isinstance(v, Unbuilt)}
+            found.append(Section(place, state, objects))
         for key, inner in value.items():
             if isinstance(inner, Mapping) and isinstance(key, str):
                 visit(f"{place}.{key}" if place else key, inner, depth + 1)
 
     visit("", content, 0)
 
-    def rank(entry) -> int:
-        first = entry[0].split(".")[0]
+    def rank(section: Section) -> int:
+        first = section.place.split(".")[0]
         return SECTIONS.index(first) if first in SECTIONS else -1 if first == "" else len(SECTIONS)
 
     return sorted(found, key=rank)
@@ -179,6 +202,15 @@ def _found(state: dict[str, Tensor], prefix: str | None) -> list[Found]:
         start = unwrapped(prefix.rstrip(".")) + "."
         found = [f for f in found if f.prefix.startswith(start) or f.prefix == start]
     return found
+
+
+def _objects_in(content: Mapping) -> str:
+    """The end of a sentence: what in a file may be the network, and is not built."""
+    objects = {key: value for key, value in content.items() if isinstance(value, Unbuilt)}
+    return "".join(
+        f"; {key!r} is a Python object ({value.name}), which is not built: save its state_dict"
+        for key, value in list(objects.items())[:1]
+    )
 
 
 def _some(names) -> str:

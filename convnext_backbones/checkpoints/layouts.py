@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -54,6 +55,7 @@ OFFICIAL = (
     ("norm_stem.{p}", "norm_stem.{p}"),
     ("norm{i}.{p}", "norm{i}.{p}"),
     ("norm.{p}", "norm.{p}"),
+    ("norm.{p}", "norms.3.{p}"),  # DINOv3's own files have the final norm under both names
     ("head.{p}", "head.{p}"),
 )
 
@@ -118,6 +120,13 @@ TIMM = (
 # timm's smaller models ("conv_mlp") have 1x1 convolutions for pointwise layers.
 TIMM_CONV_MLP = tuple((*row[:2], CONV_1X1) if LINEAR in row else row for row in TIMM)
 
+# timm's features_only=True puts the parts of stem and stages side by side.
+TIMM_FEATURES = tuple(
+    (row[0], re.sub(r"^(stem|stages)\.", r"\1_", row[1]), *row[2:])
+    for row in TIMM
+    if not row[1].startswith("head.")
+)
+
 # MMPretrain, and MMDetection and MMSegmentation models with its backbone.
 _MMPRETRAIN_BODY = (
     ("downsample_layers.{i}.{k}.{p}", "downsample_layers.{i}.{k}.{p}"),
@@ -152,6 +161,14 @@ TORCHVISION = (
 )
 
 
+# torchvision's `features` alone, as detectors of torchvision have it for a body.
+TORCHVISION_FEATURES = tuple(
+    (row[0], row[1].removeprefix("features."), *row[2:])
+    for row in TORCHVISION
+    if row[1].startswith("features.")
+)
+
+
 class Layout(NamedTuple):
     """One way of naming.
 
@@ -164,6 +181,12 @@ class Layout(NamedTuple):
     prefix: str = ""
     dropped: str = ""
 
+    @property
+    def anchor(self) -> str:
+        """Their name of the first block's depthwise kernel, by which the layout is known."""
+        theirs, _ = _renamed("stages.0.0.dwconv.weight", self.rows, "to")
+        return theirs
+
 
 LAYOUTS = {
     layout.name: layout
@@ -174,24 +197,18 @@ LAYOUTS = {
         Layout("dinov3", DINOV3, "model."),
         Layout("timm", TIMM),
         Layout("timm_conv_mlp", TIMM_CONV_MLP),
+        Layout("timm_features", TIMM_FEATURES),
         Layout("mmpretrain", MMPRETRAIN, "backbone."),
         Layout("mmpretrain_backbone", MMPRETRAIN_BACKBONE),
         Layout("torchvision", TORCHVISION),
+        Layout("torchvision_features", TORCHVISION_FEATURES),
     )
 }
 
-# The parameter by which a layout is known: no other layout's names end so.
-_ANCHORS = {
-    "official": "stages.0.0.dwconv.weight",
-    "fcmae": "stages.0.0.dwconv.kernel",
-    "huggingface": "encoder.stages.0.layers.0.dwconv.weight",
-    "dinov3": "stages.0.layers.0.depthwise_conv.weight",
-    "timm": "stages.0.blocks.0.conv_dw.weight",
-    "mmpretrain": "stages.0.0.depthwise_conv.weight",
-    "torchvision": "features.1.0.block.0.weight",
-}
-
 _FAMILIES = {1: "convnext", 2: "convnextv2"}
+
+# What averages of weights hold beside them: torch's AveragedModel, MMEngine's.
+_COUNTERS = {"n_averaged", "steps"}
 
 
 class Found(NamedTuple):
@@ -216,47 +233,66 @@ class Translated(NamedTuple):
 
 
 def find_layouts(names) -> list[Found]:
-    """Every ConvNeXt whose first block's depthwise kernel is among the names."""
+    """Every ConvNeXt whose first block's depthwise kernel is among the names, below any prefix."""
     names = set(names)
     found = []
-    for layout, anchor in _ANCHORS.items():
-        for name in names:
-            if name == anchor or name.endswith("." + anchor):
-                prefix = name.removesuffix(anchor)
-                found.append(Found(_variety(layout, prefix, names), prefix))
+    for name in names:
+        matching = [a for a in _BY_ANCHOR if name == a or name.endswith(f".{a}")]
+        if matching:
+            anchor = max(matching, key=len)  # torchvision's ends in that of its features
+            prefix = name.removesuffix(anchor)
+            found.append(Found(_variety(_BY_ANCHOR[anchor], prefix, names), prefix))
     return sorted(found, key=lambda f: f.prefix)
 
 
-def _variety(layout: str, prefix: str, names: set[str]) -> Layout:
+def _variety(layout: Layout, prefix: str, names: set[str]) -> Layout:
     """MMPretrain's norm3 is the final norm in a classifier, an output norm in a detector."""
     classifier = f"{prefix.removesuffix('backbone.')}head.fc.weight" in names
-    if layout == "mmpretrain" and not (prefix.endswith("backbone.") and classifier):
+    if layout.name == "mmpretrain" and not (prefix.endswith("backbone.") and classifier):
         return LAYOUTS["mmpretrain_backbone"]
-    return LAYOUTS[layout]
+    return layout
 
 
 def from_layout(state: dict[str, Tensor], found: Found) -> Translated:
     """Their names and shapes to ours."""
-    layout, prefix = found
-    own = [layout.prefix.format(family=family) for family in _FAMILIES.values()]
-    root = prefix.removesuffix(next((o for o in own if prefix.endswith(o)), ""))
     result, names, outside, dropped, unknown = {}, {}, [], [], []
+    root = _root(found)
     for theirs, value in state.items():
-        ours, form = None, None
-        if theirs.startswith(prefix):
-            ours, form = _renamed(theirs.removeprefix(prefix), layout.rows, "from")
-        if ours is None and theirs.startswith(root):
-            ours, form = _renamed("/" + theirs.removeprefix(root), layout.rows, "from")
+        ours, form = our_name(theirs, found)
         if ours is not None and ours not in names:
             result[ours] = _reshaped(form, value)
             names[ours] = theirs
-        elif layout.dropped and re.match(layout.dropped, theirs.removeprefix(root)):
+        elif ours is not None and _same(value, state[names[ours]]):
+            dropped.append(theirs)  # one parameter under two names
+        elif theirs.removeprefix(root) in _COUNTERS or (
+            found.layout.dropped and re.match(found.layout.dropped, theirs.removeprefix(root))
+        ):
             dropped.append(theirs)
-        elif theirs.startswith(prefix):
+        elif theirs.startswith(found.prefix):
             unknown.append(theirs)
         else:
             outside.append(theirs)
     return Translated(result, names, tuple(outside), tuple(dropped), tuple(unknown))
+
+
+def our_name(theirs: str, found: Found) -> tuple[str | None, Form | None]:
+    """Our name of theirs, and how its shape differs; None where we have none."""
+    root, ours = _root(found), (None, None)
+    if theirs.startswith(found.prefix):
+        ours = _renamed(theirs.removeprefix(found.prefix), found.layout.rows, "from")
+    if ours[0] is None and theirs.startswith(root):
+        ours = _renamed("/" + theirs.removeprefix(root), found.layout.rows, "from")
+    return ours
+
+
+def _root(found: Found) -> str:
+    """What stands before the names of the whole model: the prefix without the layout's own."""
+    own = [found.layout.prefix.format(family=family) for family in _FAMILIES.values()]
+    return found.prefix.removesuffix(next((o for o in own if found.prefix.endswith(o)), ""))
+
+
+def _same(value: Tensor, other: Tensor) -> bool:
+    return value.dtype == other.dtype and torch.equal(value, other)
 
 
 def to_layout(
@@ -290,11 +326,11 @@ def _reshaped(form: Form | None, value: Tensor) -> Tensor:
 
 def _renamed(name: str, rows: tuple, direction: str) -> tuple[str | None, Form | None]:
     """The name's other side in the first row that fits, and that row's form."""
-    for row in rows:
-        source, target = row[:2] if direction == "to" else row[1::-1]
-        values = _parsed(source, name)
-        if values is not None:
-            return _formatted(target, values), row[2] if len(row) > 2 else None
+    for ours, theirs, *form in rows:
+        source, target = (ours, theirs) if direction == "to" else (theirs, ours)
+        fields = _parsed(source, name)
+        if fields is not None:
+            return _formatted(target, fields), form[0] if form else None
     return None, None
 
 
@@ -329,6 +365,8 @@ def _parsed(template: str, name: str) -> dict | None:
 
 
 def _formatted(template: str, values: dict) -> str:
+    """A template with its fields filled in."""
+
     def value(field: re.Match) -> str:
         factor, letter, term = field.groups()
         if letter == "p":
@@ -336,3 +374,7 @@ def _formatted(template: str, values: dict) -> str:
         return str(values[letter] * (2 if factor else 1) + bool(term))
 
     return _FIELD.sub(value, template)
+
+
+# Two layouts of a family have one anchor; the first stands for both.
+_BY_ANCHOR = {layout.anchor: layout for layout in reversed(LAYOUTS.values())}

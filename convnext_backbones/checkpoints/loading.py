@@ -4,17 +4,19 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..network.convnext import Trunk
 from .inspection import Inspected, describe, inspect_checkpoint
-from .sources import locate
 
 OUTPUT_NORM = re.compile(r"norm(\d+|_stem)\.(weight|bias)$")
 OWN = ("stages", "downsample_layers", "backbone", "encoder", "visual")
+STEM = "downsample_layers.0.0"
+LAYER_SCALE = re.compile(r"stages\.\d+\.\d+\.gamma$")
 CLASSIFIER = re.compile(r"(norm|head)\.(weight|bias)$")
 
 
@@ -86,63 +88,147 @@ def load_pretrained(
             parameter of the model that would stay random. The model is as it was.
     """
     _check_model(model)
-    located = locate(source)
-    file = inspect_checkpoint(located.path, prefix=prefix, section=section)
-    wanted = dict(model.named_parameters())
-    state = dict(file.state)
-    if last_norm_from_classifier:
-        _copy_final_norm(model, state, wanted, located.label)
-    _refuse_another_network(model, file, located.label)
+    file = inspect_checkpoint(source, prefix=prefix, section=section)
+    return load_inspected(
+        model,
+        file,
+        allow_random=allow_random,
+        last_norm_from_classifier=last_norm_from_classifier,
+    )
 
-    allowed = tuple(allow_random)
-    loaded, dropped, problems = {}, [*file.outside, *file.dropped], []
-    problems += [f"{name} has no place in the model" for name in file.unknown]
-    for name, value in state.items():
-        expected = wanted.get(name)
-        if _not_needed(name, value, expected, model):
-            dropped.append(file.names.get(name, name))
-        elif expected is None:
-            problems.append(f"{file.names[name]} has no place in the model")
-        elif expected.shape != value.shape:
-            if not _within(name, allowed):
-                problems.append(f"{file.names[name]} is {_shape(value)}, not {_shape(expected)}")
-        elif not value.is_floating_point():
-            problems.append(f"{file.names[name]} holds {value.dtype}, not floating-point numbers")
-        elif not value.isfinite().all():
-            problems.append(f"{file.names[name]} holds NaN or infinite numbers")
-        else:
-            loaded[name] = value
-    reinitialised = [name for name in wanted if name not in loaded]
-    on_purpose = ("head", "norm") if "head.weight" not in state else ("head",)
-    random = [
-        name
-        for name in reinitialised
-        if not (OUTPUT_NORM.match(name) or _within(name, (*on_purpose, *allowed)) or name in state)
-    ]
-    if random:
-        count = "1 parameter" if len(random) == 1 else f"{len(random)} parameters"
-        problems.insert(0, f"{count} would stay random, in {_groups(random)}")
-    unused = [name for name in allowed if not any(_within(n, (name,)) for n in wanted)]
-    problems += [f"allow_random names {name!r}, which the model does not have" for name in unused]
-    if problems:
-        raise CheckpointError(
-            f"{located.label}: this is {file}, as is the model, but not all of it fits. "
-            f"Nothing was loaded: {_first(problems)}"
-        )
-    with torch.no_grad():
-        for name, value in loaded.items():
-            wanted[name].copy_(value)
+
+def load_inspected(
+    model: Trunk,
+    file: Inspected,
+    *,
+    allow_random: Iterable[str] = (),
+    last_norm_from_classifier: bool = False,
+) -> LoadReport:
+    """As load_pretrained, from a checkpoint that was read and inspected already."""
+    _check_model(model)
+    plan = _plan(model, file, tuple(allow_random), last_norm_from_classifier)
+    _judge(plan, model, file)
+    _apply(plan)
     return LoadReport(
-        source=located.label,
+        source=file.source,
         layout=file.layout,
         recognised=str(file.network),
-        loaded=tuple(loaded),
-        reinitialised=tuple(reinitialised),
-        dropped=tuple(dropped),
-        share=_bytes(wanted[n] for n in loaded) / max(_bytes(wanted.values()), 1),
-        licence=located.weights.licence if located.weights else None,
+        loaded=tuple(plan.loaded),
+        reinitialised=tuple(plan.reinitialised),
+        dropped=tuple(plan.dropped),
+        share=_bytes(plan.wanted[name] for name in plan.loaded)
+        / max(_bytes(plan.wanted.values()), 1),
+        licence=file.located.weights.licence if file.located.weights else None,
         other_sections=file.other_sections,
     )
+
+
+class Plan(NamedTuple):
+    """What of a file goes where.
+
+    wanted: the model's parameters. state: the file's, under our names. allowed: what may stay as
+    initialised. loaded: our names to what they get. dropped: the file's names that the model has no
+    use for. misfits: a sentence for each of the file's parameters that does not fit.
+    """
+
+    wanted: dict[str, nn.Parameter]
+    state: dict[str, Tensor]
+    allowed: tuple[str, ...]
+    loaded: dict[str, Tensor]
+    dropped: list[str]
+    misfits: list[str]
+
+    @property
+    def reinitialised(self) -> list[str]:
+        return [name for name in self.wanted if name not in self.loaded]
+
+
+def _plan(model: Trunk, file: Inspected, allowed: tuple[str, ...], last_norm: bool) -> Plan:
+    """Sort the file's parameters; nothing is changed."""
+    wanted = dict(model.named_parameters())
+    state = dict(file.state)
+    if last_norm:
+        _copy_final_norm(model, state, wanted, file.source)
+    loaded, dropped = {}, [*file.outside, *file.dropped]
+    misfits = [f"{name} has no place in the model" for name in file.unknown]
+    for name, value in state.items():
+        theirs, expected = file.names.get(name, name), wanted.get(name)
+        if _not_needed(name, value, expected, model):
+            dropped.append(theirs)
+        elif expected is None:
+            misfits.append(f"{theirs} has no place in the model")
+        elif expected.shape != value.shape:
+            if not _within(name, allowed):
+                misfits.append(f"{theirs} is {_shape(value)}, not {_shape(expected)}")
+        elif not value.is_floating_point():
+            misfits.append(f"{theirs} holds {value.dtype}, not floating-point numbers")
+        elif not value.isfinite().all():
+            misfits.append(f"{theirs} holds NaN or infinite numbers")
+        else:
+            loaded[name] = value
+    return Plan(wanted, state, allowed, loaded, dropped, misfits)
+
+
+def _judge(plan: Plan, model: Trunk, file: Inspected) -> None:
+    """Refuse what would leave the model another network, or random where nobody asked for it."""
+    _refuse_another_network(model, file)
+    problems = []
+    if random := _left_random(plan):
+        count = "1 parameter" if len(random) == 1 else f"{len(random)} parameters"
+        problems.append(f"{count} would stay random, in {_groups(random)}")
+    problems += plan.misfits
+    problems += [
+        f"allow_random names {name!r}, which the model does not have"
+        for name in plan.allowed
+        if not any(_within(parameter, (name,)) for parameter in plan.wanted)
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{file.source}: this is {file}, as is the model, but not all of it fits. "
+            f"Nothing was loaded: {_first(problems)}{_way_on(plan)}"
+        )
+
+
+def _left_random(plan: Plan) -> list[str]:
+    """The parameters that would stay as initialised and are no output norms nor allowed to."""
+    on_purpose = ("head",) if "head.weight" in plan.state else ("head", "norm")
+    return [
+        name
+        for name in plan.reinitialised
+        if not OUTPUT_NORM.match(name)
+        and not _within(name, (*on_purpose, *plan.allowed))
+        and name not in plan.state
+    ]
+
+
+def _way_on(plan: Plan) -> str:
+    """The end of a refusal: what to do where a network's options differ, not its weights."""
+    stem = f"{STEM}.weight"
+    theirs, ours = plan.state.get(stem), plan.wanted.get(stem)
+    ways = []
+    if theirs is not None and ours is not None and theirs.dim() == 4 and theirs.shape != ours.shape:
+        ways.append(
+            f"the file's first layer takes {_first_layer(theirs)}, the model's {_first_layer(ours)}: "
+            f"build the model so, or let that layer start at random with load_pretrained(model, "
+            f'source, allow_random=("{STEM}",))'
+        )
+    with_scale = [any(LAYER_SCALE.match(n) for n in names) for names in (plan.state, plan.wanted)]
+    if with_scale == [False, True] and "stages.0.0.grn.gamma" not in plan.wanted:
+        ways.append("the file has no layer scale: build with layer_scale_init_value=None")
+    if with_scale == [True, False] and "stages.0.0.grn.gamma" not in plan.wanted:
+        ways.append("the file has layer scale: build with layer_scale_init_value=1e-6")
+    return "".join(f". {way[0].upper()}{way[1:]}" for way in ways)
+
+
+def _first_layer(kernel: Tensor) -> str:
+    _, channels, height, width = kernel.shape
+    return f"{channels} channels in patches of {height}x{width}"
+
+
+def _apply(plan: Plan) -> None:
+    with torch.no_grad():
+        for name, value in plan.loaded.items():
+            plan.wanted[name].copy_(value)
 
 
 def _check_model(model) -> None:
@@ -158,7 +244,7 @@ def _check_model(model) -> None:
         )
 
 
-def _refuse_another_network(model: Trunk, file: Inspected, label: str) -> None:
+def _refuse_another_network(model: Trunk, file: Inspected) -> None:
     """Compare the stages that both have: version, depths and dims."""
     built = len(model.stages)
     is_network = file.network
@@ -172,7 +258,7 @@ def _refuse_another_network(model: Trunk, file: Inspected, label: str) -> None:
         return
     model_is = describe(model.state_dict())._replace(depths=model.depths, dims=model.dims)
     raise CheckpointError(
-        f"{label}: this is {file}; the model is {model_is}. Nothing was loaded: build "
+        f"{file.source}: this is {file}; the model is {model_is}. Nothing was loaded: build "
         f"{is_network.variant or 'that network'}, or give a checkpoint of {model_is}"
     )
 

@@ -66,10 +66,11 @@ def read_checkpoint(source: str | Path, *, allowed: tuple = (), map_location="cp
         CheckpointError: it is missing, damaged, too large, no checkpoint, or wants to run code; the
             message names the file and the cause.
     """
-    return _read_path(Path(locate(source).path), allowed, map_location)
+    return read_path(locate(source).path, allowed=allowed, map_location=map_location)
 
 
-def _read_path(path: Path, allowed: tuple, map_location) -> dict:
+def read_path(path: Path, *, allowed: tuple = (), map_location="cpu") -> dict:
+    """As read_checkpoint, of a file or folder on this machine."""
     with _naming(path):
         if path.is_dir():
             return _read_folder(path, allowed, map_location)
@@ -134,7 +135,7 @@ def _read_folder(folder: Path, allowed: tuple, map_location) -> dict:
             + (f"give the file itself (there are {', '.join(there)})" if there else "it is empty")
         )
     if not name.endswith(".index.json"):
-        return _read_path(folder / name, allowed, map_location)
+        return read_path(folder / name, allowed=allowed, map_location=map_location)
     with _naming(folder / name):
         places = _weight_map(folder / name)
         for shard in sorted(set(places.values())):
@@ -142,7 +143,7 @@ def _read_folder(folder: Path, allowed: tuple, map_location) -> dict:
                 raise RefusedError(f"names {shard}, which is not in the folder; fetch it")
     state = {}
     for shard in sorted(set(places.values())):
-        content = _read_path(folder / shard, allowed, map_location)
+        content = read_path(folder / shard, allowed=allowed, map_location=map_location)
         with _naming(folder / shard):
             expected = {key for key, place in places.items() if place == shard}
             _refuse_keys("lacks", expected - set(content), "which the index puts there")

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from .. import VARIANTS, ConvNeXtClassifier, Variant
-from ..checkpoints import CheckpointError, load_pretrained
+from ..checkpoints import CheckpointError
 from ..checkpoints.catalogue import Weights
 from ..checkpoints.inspection import Inspected, Network, inspect_checkpoint
-from ..checkpoints.sources import locate
+from ..checkpoints.loading import load_inspected
 from ..errors import UserError
 from ..lab.evaluation import (
     Pictures,
@@ -81,14 +81,13 @@ def main() -> int:
     sys.stdout.reconfigure(line_buffering=True)  # in its place among the progress bars
     torch.backends.cudnn.allow_tf32 = False  # the differences printed are float32's
     device = choose_device(args.device)
-    located = locate(args.checkpoint)
-    file = inspect_checkpoint(located.path, prefix=args.prefix, section=args.section)
-    network, scaled = file.network, "stages.0.0.gamma" in file.state
-    print_file(file, located.path)
-    weights = catalogue_row(network, located.weights, by_name=Path(args.checkpoint).exists())
-    del file  # load_pretrained reads it again
-    model = load(args, network, scaled)
-    transform, origin = choose_transform(args, Path(located.path), weights)
+    file = inspect_checkpoint(args.checkpoint, prefix=args.prefix, section=args.section)
+    network, path = file.network, file.located.path
+    print_file(file)
+    weights = catalogue_row(network, file.located.weights, by_name=Path(args.checkpoint).exists())
+    model = load(file)
+    del file
+    transform, origin = choose_transform(args, path, weights)
     print(f"preprocessing: {in_words(transform)}\n               from {origin}")
     if transform.image_size < model.feature_strides[-1]:
         raise UserError(
@@ -117,14 +116,14 @@ def choose_device(name: str | None) -> torch.device:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}; try cpu") from error
 
 
-def print_file(file: Inspected, path) -> None:
+def print_file(file: Inspected) -> None:
     """What the file is, without a model."""
     network = file.network
     family = "ConvNeXt V2" if network.version == 2 else "ConvNeXt"
     sizes = f"depths {in_row(network.depths)}, dims {in_row(network.dims)}"
     entry = f", in the entry {file.section!r}" if file.section else ""
     below = f", below {file.prefix!r}" if file.prefix else ""
-    print(f"file:          {path}")
+    print(f"file:          {file.located.path}")
     print(f"network:       {network.variant or 'of no published size'}: {family}, {sizes}")
     for variant in alike(network):
         print(
@@ -174,19 +173,20 @@ def catalogue_row(network: Network, weights: Weights | None, *, by_name: bool) -
     return weights
 
 
-def load(args, network: Network, scaled: bool) -> ConvNeXtClassifier:
+def load(file: Inspected) -> ConvNeXtClassifier:
     """A classifier like the file's with the file's weights; prints the verdict."""
+    network = file.network
     model = ConvNeXtClassifier(
         {"depths": network.depths, "dims": network.dims},
         version=network.version,
         num_classes=network.num_classes or 0,
         in_channels=network.in_channels,
         patch_size=network.patch_size,
-        layer_scale_init_value=1e-6 if scaled else None,
+        layer_scale_init_value=1e-6 if "stages.0.0.gamma" in file.state else None,
     )
     count = sum(parameter.numel() for parameter in model.parameters())
     print(f"parameters:    {count:,}")
-    report = load_pretrained(model, args.checkpoint, prefix=args.prefix, section=args.section)
+    report = load_inspected(model, file)
     if network.num_classes and report.reinitialised:
         raise CheckpointError(
             f"{report.source}: its head does not fit its last stage of {network.dims[-1]} channels: "
