@@ -1,11 +1,8 @@
-"""What a checkpoint is, whether it loads whole, and whether it predicts what it should."""
+"""What a checkpoint is, and whether it loads whole: `convnext-backbones check-weights`."""
 
 import sys
 
-from convnext_backbones.cli.check_pretrained import main
-from convnext_backbones.errors import exit_with_sentence
+from convnext_backbones.cli import run
 
 if __name__ == "__main__":
-    with exit_with_sentence():
-        if status := main():
-            sys.exit(status)
+    sys.exit(run("check_weights"))

@@ -1,11 +1,8 @@
-"""Convert a ConvNeXt checkpoint of any source into the names and shapes of another."""
+"""A checkpoint in the names and shapes of another source: `convnext-backbones convert`."""
 
 import sys
 
-from convnext_backbones.cli.convert_checkpoint import main
-from convnext_backbones.errors import exit_with_sentence
+from convnext_backbones.cli import run
 
 if __name__ == "__main__":
-    with exit_with_sentence():
-        if status := main():
-            sys.exit(status)
+    sys.exit(run("convert"))

@@ -1,25 +1,24 @@
 """Convert a ConvNeXt checkpoint of any source into the names and shapes of another.
 
-    python tools/convert_checkpoint.py convnextv2_tiny_1k_224_ema.pt FOLDER --to huggingface
-    python tools/convert_checkpoint.py mask_rcnn.pth backbone.pth --to official
+    convnext-backbones convert convnextv2_tiny_1k_224_ema.pt FOLDER --to huggingface
+    convnext-backbones convert mask_rcnn.pth backbone.pth --to official
 
 SOURCE is a file, a Hugging Face folder, a URL, or a name of the catalogue such as
 convnextv2_tiny.fcmae_ft_in1k. The values stay as they are, bit for bit.
 """
 
-import argparse
+from . import make_parser
 
-from ..checkpoints import convert_checkpoint
-from ..checkpoints.conversion import TARGETS
+TARGETS = ("official", "huggingface", "timm", "mmpretrain", "torchvision")
 
 
-def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_args(argv):
+    parser = make_parser("convert", __doc__)
     parser.add_argument("source", metavar="SOURCE")
     parser.add_argument(
-        "destination", help="a .pth, .pt, .bin or .safetensors file; for huggingface a folder"
+        "destination",
+        metavar="DESTINATION",
+        help="a .pth, .pt, .bin or .safetensors file; for huggingface a folder",
     )
     parser.add_argument("--to", required=True, choices=TARGETS)
     parser.add_argument(
@@ -27,11 +26,13 @@ def parse_args():
     )
     parser.add_argument("--section", help="take this entry of the file, e.g. model_ema")
     parser.add_argument("--overwrite", action="store_true", help="replace DESTINATION if it exists")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main():
-    args = parse_args()
+def main(argv=None) -> None:
+    args = parse_args(argv)
+    from ..checkpoints import convert_checkpoint
+
     print(
         convert_checkpoint(
             args.source,

@@ -1,13 +1,6 @@
-"""What a checkpoint is, whether it loads whole, and whether it predicts what it should.
+"""What a checkpoint is, whether it loads whole, and whether it predicts what it should: the lines that
+the command check-weights prints."""
 
-python tools/check_pretrained.py CHECKPOINT
-python tools/check_pretrained.py CHECKPOINT --peer timm
-python tools/check_pretrained.py CHECKPOINT --data IMAGENET/val
-"""
-
-import argparse
-import math
-import os
 import sys
 from pathlib import Path
 
@@ -15,22 +8,17 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .. import VARIANTS, ConvNeXtClassifier, Variant
 from ..checkpoints import CheckpointError
 from ..checkpoints.catalogue import Weights
 from ..checkpoints.inspection import Inspected, Network, inspect_checkpoint
 from ..checkpoints.loading import load_inspected
 from ..errors import UserError
-from ..lab.evaluation import (
-    Pictures,
-    evaluate,
-    evenly,
-    number_folders,
-    read_preprocessor_config,
-)
-from ..lab.peers import PEERS, TOLERANCE, Peer, build_peer, compare
+from ..network.classifier import ConvNeXtClassifier
 from ..network.convnext import EPS
 from ..network.preprocessing import EvaluationTransform
+from ..network.variants import VARIANTS, Variant
+from .evaluation import Pictures, evaluate, evenly, number_folders, read_preprocessor_config
+from .peers import TOLERANCE, Peer, build_peer, compare
 
 COMPARED = 8  # pictures that the peer sees too
 LISTED = 20  # unreadable pictures that are printed
@@ -38,46 +26,8 @@ VALIDATION = 50_000  # pictures in ImageNet-1K's validation set
 NO_HEAD = "none, this is a backbone: no top-1, but --peer compares its pooled features"
 
 
-def number(kind: type, least: float, most: float = math.inf):
-    """An argparse type for a number from `least` to `most`."""
-
-    def parse(text):
-        value = kind(text)
-        if not least <= value <= most:
-            raise ValueError
-        return value
-
-    upper = "" if most == math.inf else f" to {most:g}"
-    parse.__name__ = f"number (from {least:g}{upper})"
-    return parse
-
-
-def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", help="a file, Hugging Face folder, URL or catalogue name")
-    parser.add_argument("--section", metavar="NAME", help='entry of the file, e.g. "model_ema"')
-    parser.add_argument("--prefix", help="take only names that start so, e.g. backbone")
-    parser.add_argument("--peer", choices=sorted(PEERS), help="compare with its implementation")
-    parser.add_argument("--data", type=Path, help="folder of class folders: top-1 and top-5")
-    parser.add_argument(
-        "--class-index", type=Path, metavar="FILE",
-        help="folder names in the head's order: imagenet_class_index.json, or one name a line",
-    )  # fmt: skip
-    parser.add_argument("--limit", type=number(int, 1), metavar="N", help="only N pictures, spread")
-    parser.add_argument("--image-size", type=number(int, 1), metavar="PIXELS")
-    parser.add_argument("--crop-pct", type=number(float, 0.01, 1), metavar="PART")
-    parser.add_argument("--batch-size", type=number(int, 1), default=32, metavar="N")
-    parser.add_argument(
-        "--workers", type=number(int, 0), default=min(4, os.cpu_count() or 1), metavar="N",
-        help="processes that read pictures; 0: none beside this one",
-    )  # fmt: skip
-    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
-    return parser.parse_args()
-
-
-def main() -> int:
-    """0; 1 where the peer disagrees."""
-    args = parse_args()
+def check(args) -> bool:
+    """Print it all; whether the peer agrees, if one is asked for. args: of cli/check_weights.py."""
     sys.stdout.reconfigure(line_buffering=True)  # in its place among the progress bars
     torch.backends.cudnn.allow_tf32 = False  # the differences printed are float32's
     device = choose_device(args.device)
@@ -105,7 +55,7 @@ def main() -> int:
         raise UserError(
             f"{device} has too little memory; give a smaller --batch-size, or --device cpu"
         ) from error
-    return 0 if agrees else 1
+    return agrees
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -1,4 +1,4 @@
-"""tools/check_pretrained.py as a user runs it, and the peers that it compares with."""
+"""check-weights, by tools/check_pretrained.py, as a user runs it, and the peers that it compares with."""
 
 import re
 import runpy
@@ -15,7 +15,8 @@ from PIL import Image
 from randomness import random_images, randomised
 
 from convnext_backbones import ConvNeXtClassifier, create_backbone, create_classifier
-from convnext_backbones.checkpoints.conversion import convert_checkpoint
+from convnext_backbones.checkpoints.conversion import TARGETS, convert_checkpoint
+from convnext_backbones.cli import check_weights, convert
 from convnext_backbones.errors import UserError
 from convnext_backbones.lab.imagenet import WORDNET_IDS
 from convnext_backbones.lab.peers import PEERS, build_peer, compare
@@ -46,6 +47,12 @@ def check(capfd, monkeypatch):
         return printed
 
     return run
+
+
+def test_the_options_name_every_peer_and_every_target():
+    """Both are written down again, so that --help does without torch."""
+    assert tuple(sorted(PEERS)) == check_weights.PEERS
+    assert convert.TARGETS == TARGETS
 
 
 # What it is, and whether it loads whole
