@@ -51,8 +51,8 @@ MUTATIONS = (
     Mutation(
         "GRN computes its norms in half precision",
         "network/convnext.py",
-        "wide = x if x.dtype == torch.float64 else x.float()",
-        "wide = x",
+        "return x if x.dtype == torch.float64 else x.float()",
+        "return x",
     ),
     Mutation(
         "drop path does not divide by the keep probability",
@@ -63,8 +63,8 @@ MUTATIONS = (
     Mutation(
         "drop path grows over the built stages alone",
         "network/convnext.py",
-        "rates = torch.linspace(0, drop_path_rate, sum(depths),",
-        "rates = torch.linspace(0, drop_path_rate, sum(depths[:num_built]),",
+        "rates = drop_path_rates(drop_path_rate, depths)",
+        "rates = drop_path_rates(drop_path_rate, depths[:num_built])",
     ),
     Mutation(
         "the block's norm comes before the depthwise convolution",

@@ -21,7 +21,7 @@ ROOMS = {
     "network/variants": "",
     "network/selection": "",
     "network/wrappers": "",
-    "network/refusals": "network/variants torch",
+    "network/refusals": "errors network/variants torch",
     "network/padding": "errors torch",
     "network/preprocessing": "network/variants torch torchvision",
     "network": "errors kernels network/padding network/refusals network/selection network/variants torch",

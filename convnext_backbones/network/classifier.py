@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional as F
 
 from .convnext import EPS, Trunk
-from .refusals import refuse_unknown_options
+from .refusals import refuse_in_graph, refuse_unknown_options
 from .variants import resolve_arch
 
 
@@ -82,11 +83,19 @@ class ConvNeXtClassifier(Trunk):
         self.num_classes = num_classes
         self.norm = nn.LayerNorm(dims[-1], eps=norm_eps)
         self.head = nn.Linear(dims[-1], num_classes) if num_classes else nn.Identity()
-        if num_classes:
+        self.head_init_scale = head_init_scale
+        self._reset_head()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self._reset_head()
+
+    def _reset_head(self) -> None:
+        if self.num_classes:
             nn.init.trunc_normal_(self.head.weight, std=0.02)
             nn.init.zeros_(self.head.bias)
             with torch.no_grad():
-                self.head.weight.mul_(head_init_scale)
+                self.head.weight.mul_(self.head_init_scale)
 
     def forward_features(self, images: Tensor) -> Features:
         """(N, in_channels, H, W) to the maps of all stages and the pooled, normed last one."""
@@ -101,6 +110,8 @@ class ConvNeXtClassifier(Trunk):
         integer labels (N,), binary cross-entropy with logits for float labels (N, num_classes).
         """
         logits = self.head(self.forward_features(images).pooler_output)
+        if isinstance(labels, Proxy):  # torch.fx traces arguments that were left out, too
+            return refuse_in_graph(logits, labels=labels)
         if labels is None:
             return logits
         return LossAndLogits(classification_loss(logits, labels, self.num_classes), logits)

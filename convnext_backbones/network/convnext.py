@@ -12,12 +12,21 @@ Parameter names and shapes are the official ones. Departure: grn.gamma and grn.b
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional as F
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.checkpoint import checkpoint
 
 from ..kernels import dispatch
 from .padding import Sizes, inside_masks
-from .refusals import check_images, check_options, refuse_unknown_options
+from .refusals import (
+    check_frozen_stages,
+    check_images,
+    check_options,
+    check_takes_mask,
+    refuse_in_graph,
+    refuse_unknown_options,
+)
 from .selection import feature_names, select_features
 from .variants import resolve_arch
 
@@ -33,6 +42,11 @@ class LayerNorm2d(nn.LayerNorm):
         return x.permute(0, 3, 1, 2)  # NHWC -> NCHW
 
 
+@torch.fx.wrap  # one step of a traced graph, which knows no dtype
+def at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
 class GRN(nn.Module):
     """Global response normalisation of an (N, H, W, C) map (V2 paper, section 4).
 
@@ -43,13 +57,17 @@ class GRN(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.gamma = nn.Parameter(torch.zeros(dim))
-        self.beta = nn.Parameter(torch.zeros(dim))
+        self.gamma = nn.Parameter(torch.empty(dim))
+        self.beta = nn.Parameter(torch.empty(dim))
         self.eps = EPS  # an attribute: torch.compile cannot lift a global float into a checkpoint
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.gamma)
+        nn.init.zeros_(self.beta)
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        wide = x if x.dtype == torch.float64 else x.float()
-        energy = wide.square()
+        energy = at_least_float32(x).square()
         if inside is not None:
             energy = energy * inside[..., None]
         energy = energy.sum(dim=(1, 2), keepdim=True)
@@ -114,8 +132,15 @@ class Block(nn.Module):
         self.grn = GRN(4 * dim) if version == 2 else None
         self.pwconv2 = nn.Linear(4 * dim, dim)
         scaled = version == 1 and layer_scale_init_value is not None and layer_scale_init_value > 0
-        self.gamma = nn.Parameter(torch.full((dim,), layer_scale_init_value)) if scaled else None
+        self.gamma = nn.Parameter(torch.empty(dim)) if scaled else None
+        self.layer_scale_init_value = layer_scale_init_value
         self.drop_path = DropPath(drop_path_rate)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Set layer scale to its initial value; the parts have a reset_parameters of their own."""
+        if self.gamma is not None:
+            nn.init.constant_(self.gamma, self.layer_scale_init_value)
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
         if dispatch.can_run(self, x, BLOCK_PARTS):
@@ -135,6 +160,20 @@ class Block(nn.Module):
             x = self.gamma * x
         x = x.permute(0, 3, 1, 2)  # NHWC -> NCHW
         return self.drop_path(x) + shortcut  # in this order the sum stays channels-last
+
+
+class Stem(nn.Sequential):
+    """Images to a map: a convolution of patches that do not overlap, and LayerNorm."""
+
+    def __init__(self, in_channels: int, dim: int, *, patch_size: int):
+        super().__init__(
+            nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size),
+            LayerNorm2d(dim, eps=EPS),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.contiguous(memory_format=torch.channels_last)  # and all maps after it
+        return super().forward(x)
 
 
 class Downsample(nn.Sequential):
@@ -162,6 +201,62 @@ class Downsample(nn.Sequential):
         return self[1](x)
 
 
+class Stage(nn.Sequential):
+    """Blocks one after another, between two changes of resolution.
+
+    with_cp: in training, recompute each block in the backward pass instead of keeping its
+    activations.
+    """
+
+    with_cp = False
+
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+        for block in self:
+            if self.with_cp and self.training and torch.is_grad_enabled():
+                x = checkpoint(through, block, x, inside, use_reentrant=False)
+            else:
+                x = through(block, x, inside)
+        return x
+
+
+def through(layer: nn.Module, x: Tensor, inside: Tensor | None) -> Tensor:
+    """layer(x), or layer(x, inside) where images are padded.
+
+    So that any module that takes a map can stand in the place of one of ours. With padded images
+    it must take the mask too, or be nn.Identity.
+    """
+    if inside is None or isinstance(layer, nn.Identity):
+        return layer(x)
+    check_takes_mask(layer)
+    return layer(x, inside)
+
+
+def strides_and_dilations(
+    num_stages: int, patch_size: int, output_stride: int | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The stride in pixels of each stage's map, and the dilation of its blocks.
+
+    Each stage doubles the stride, up to output_stride; dilation makes up for what is left out.
+    """
+    full = tuple(patch_size * 2**i for i in range(num_stages))
+    if output_stride not in (None, *full):
+        raise ValueError(
+            f"output_stride={output_stride!r} is not one of this network's strides {list(full)}"
+        )
+    strides = tuple(min(stride, output_stride or stride) for stride in full)
+    return strides, tuple(a // b for a, b in zip(full, strides, strict=True))
+
+
+def drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
+    """The rate of every block of every stage, growing linearly from 0 to that of the last block.
+
+    On the CPU and in float32 as in the official code, so that the rates are the same numbers.
+    """
+    with _disable_current_modes():  # FakeTensorMode's tensors hold no numbers
+        rates = torch.linspace(0, last, sum(depths), device="cpu", dtype=torch.float32)
+        return [stage.tolist() for stage in rates.split(list(depths))]
+
+
 class Trunk(nn.Module):
     """The stem and the first `num_built` stages: what the backbones and the classifier share."""
 
@@ -181,65 +276,70 @@ class Trunk(nn.Module):
     ):
         super().__init__()
         check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_value)
+        strides, dilations = strides_and_dilations(len(depths), patch_size, output_stride)
+        rates = drop_path_rates(drop_path_rate, depths)  # over all stages, built or not
         self.depths, self.dims, self.version = depths, dims, version
-        self.with_cp = with_cp
-        strides = [patch_size * 2**i for i in range(len(depths))]
-        if output_stride not in (None, *strides):
-            raise ValueError(
-                f"output_stride={output_stride!r} is not one of this network's strides {strides}"
-            )
-        self.feature_strides = tuple(min(s, output_stride or s) for s in (strides[0], *strides))
+        self.feature_strides = (patch_size, *strides)  # of the stem and of every stage
 
-        # The rate of drop path grows linearly over the blocks of all stages, built or not.
-        # On the CPU and in float32 as in the official code, so that the rates are the same numbers.
-        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu", dtype=torch.float32)
-        rates = rates.tolist()
-
-        stem = nn.Sequential(
-            nn.Conv2d(in_channels, dims[0], kernel_size=patch_size, stride=patch_size),
-            LayerNorm2d(dims[0], eps=EPS),
-        )
+        stem = Stem(in_channels, dims[0], patch_size=patch_size)
         self.downsample_layers = nn.ModuleList([stem])
         self.stages = nn.ModuleList()
-        dilation = 1
         for i in range(num_built):
-            if i > 0 and strides[i] <= self.feature_strides[i + 1]:
-                self.downsample_layers.append(Downsample(dims[i - 1], dims[i]))
-            elif i > 0:
+            if i > 0:
+                stride = strides[i] // strides[i - 1]
                 self.downsample_layers.append(
-                    Downsample(dims[i - 1], dims[i], stride=1, dilation=dilation)
+                    Downsample(dims[i - 1], dims[i], stride=stride, dilation=dilations[i - 1])
                 )
-                dilation *= 2
-            first = sum(depths[:i])
             blocks = [
                 Block(
                     dims[i],
                     version=version,
-                    drop_path_rate=rates[first + j],
+                    drop_path_rate=rate,
                     layer_scale_init_value=layer_scale_init_value,
-                    dilation=dilation,
+                    dilation=dilations[i],
                 )
-                for j in range(depths[i])
+                for rate in rates[i]
             ]
-            self.stages.append(nn.Sequential(*blocks))
+            self.stages.append(Stage(*blocks))
+        self.with_cp = with_cp
+        self.apply(_init_weights)
+
+    @property
+    def with_cp(self) -> bool:
+        """Recompute each block in the backward pass; can be set at any time."""
+        return self._with_cp
+
+    @with_cp.setter
+    def with_cp(self, with_cp: bool) -> None:
+        self._with_cp = with_cp
+        for stage in self.stages:
+            stage.with_cp = with_cp
+
+    def reset_parameters(self) -> None:
+        """Draw all initial values again, or for the first time after to_empty(): see _init_weights."""
         self.apply(_init_weights)
 
     def stage_maps(self, images: Tensor, image_sizes: Sizes | None = None) -> list[Tensor]:
         """(N, in_channels, H, W) images to the maps of the stem and of every built stage."""
-        check_images(images, self.downsample_layers[0][0], self.feature_strides[len(self.stages)])
-        strides = self.feature_strides[1 : len(self.stages) + 1]
-        masks = inside_masks(images, image_sizes, strides)
-        x = images.contiguous(memory_format=torch.channels_last)
-        x = self.downsample_layers[0](x)
+        if isinstance(image_sizes, Proxy):  # torch.fx traces arguments that were left out, too
+            images, image_sizes = refuse_in_graph(images, image_sizes=image_sizes), None
+        stem = self.downsample_layers[0][0]
+        self._check_images(images, stem.in_channels, stem.weight.dtype)
+        return self._maps(images, self._masks(images, image_sizes))
+
+    def _check_images(self, images: Tensor, channels: int, dtype: torch.dtype) -> None:
+        check_images(images, channels, dtype, smallest=self.feature_strides[len(self.stages)])
+
+    def _masks(self, images: Tensor, image_sizes: Sizes | None) -> list[Tensor | None]:
+        return inside_masks(images, image_sizes, self.feature_strides[1 : len(self.stages) + 1])
+
+    def _maps(self, images: Tensor, masks: list[Tensor | None]) -> list[Tensor]:
+        x = self.downsample_layers[0](images)
         maps = [x]
         for i, (stage, inside) in enumerate(zip(self.stages, masks, strict=True)):
             if i > 0:
-                x = self.downsample_layers[i](x, inside)
-            for block in stage:
-                if self.with_cp and self.training and torch.is_grad_enabled():
-                    x = checkpoint(block, x, inside, use_reentrant=False)
-                else:
-                    x = block(x, inside)
+                x = through(self.downsample_layers[i], x, inside)
+            x = through(stage, x, inside)
             maps.append(x)
         return maps
 
@@ -316,12 +416,7 @@ class ConvNeXt(Trunk):
             for position, channels in zip(positions, self.channels, strict=True):
                 self.add_module(_norm_name(position), LayerNorm2d(channels, eps=EPS))
         self.output_norm = output_norm
-        whole = isinstance(frozen_stages, int) and not isinstance(frozen_stages, bool)
-        if not whole or not 0 <= frozen_stages <= len(depths):
-            raise ValueError(
-                f"frozen_stages must be a whole number, 0 (freeze nothing) to {len(depths)} (freeze "
-                f"all stages), got {frozen_stages!r}"
-            )
+        check_frozen_stages(frozen_stages, len(depths))
         self.frozen_stages = frozen_stages
         self._freeze()
 
@@ -368,7 +463,10 @@ def _norm_name(position: int) -> str:
     return "norm_stem" if position == 0 else f"norm{position - 1}"
 
 
-def _init_weights(module: nn.Module) -> None:
-    if isinstance(module, (nn.Conv2d, nn.Linear)):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+def _init_weights(layer: nn.Module) -> None:
+    """The official initial values: all layers' but those of a classifier's head, which it scales."""
+    if isinstance(layer, (nn.Conv2d, nn.Linear)):
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        nn.init.zeros_(layer.bias)
+    elif isinstance(layer, (nn.LayerNorm, GRN, Block)):
+        layer.reset_parameters()

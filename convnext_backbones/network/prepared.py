@@ -9,22 +9,33 @@ into the second pointwise layer, GRN's beta into its bias. Output norms and head
 """
 
 import copy
+import functools
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn import functional as F
 
 from ..errors import UserError
 from ..kernels import amx, processor
 from ..kernels.block import grn_scale
 from ..kernels.dispatch import hooked
-from .convnext import Block, Downsample, LayerNorm2d, Trunk
-from .padding import Sizes, inside_masks
-from .refusals import check_images
+from .classifier import ConvNeXtClassifier
+from .convnext import (
+    Block,
+    ConvNeXt,
+    ConvNeXtV2,
+    Downsample,
+    Stage,
+    Stem,
+    Trunk,
+    through,
+)
+from .padding import Sizes
 
 ROWS = 1024  # positions at a time, so that their squares stay in the cache
 
@@ -48,8 +59,11 @@ def prepare_for_inference(
             compiler (once: it is cached) and use it; elsewhere, torch.compile, with any image size.
         capture: on a GPU, record a CUDA graph for each shape of images, and replay it from then on.
 
-    Blocks with hooks, or with a part that was replaced, are computed as they were. Where image
-    sizes are given (padding ignored), the folded steps run with masks, not compiled.
+    Blocks and stages with hooks, or with a part that was replaced, are computed as they were. Where
+    image sizes are given (padding ignored), the folded steps run with masks, not compiled.
+
+    The copy can be copied, pickled, and saved whole: torch.save(fast, path) and
+    torch.load(path, weights_only=False), which executes what a file says: read only your own.
 
     Raises:
         UserError: a model without a ConvNeXt, or one already prepared; a dtype that is not floating;
@@ -107,37 +121,55 @@ def _device(module: nn.Module) -> torch.device:
 def _prepare(trunk: Trunk, dtype: torch.dtype, compile: bool, capture: bool) -> None:
     """Make a trunk in evaluation mode, whose parameters need no gradients, a prepared one."""
     stem = trunk.downsample_layers[0][0]
-    outside = stem.weight.dtype
-    device = stem.weight.device
-    kernel = compile and device.type == "cpu" and dtype == torch.bfloat16
-    if kernel and (reason := amx.why_not()) is not None:
+    kernel = compile and stem.weight.device.type == "cpu" and dtype == torch.bfloat16
+    plan = _Plan(stem.in_channels, stem.weight.dtype, dtype, compile, kernel, capture).checked()
+    _prepare_layers(trunk, plan)
+    trunk.__class__ = prepared_class(type(trunk))
+    trunk._begin(plan)
+
+
+class _Plan(NamedTuple):
+    """What a prepared network takes, and how it computes."""
+
+    in_channels: int
+    outside: torch.dtype  # of the images that it takes and the maps that it gives
+    dtype: torch.dtype  # of the arithmetic
+    compile: bool
+    kernel: bool  # compile means the kernel for CPUs, not torch.compile
+    capture: bool
+
+    def checked(self) -> "_Plan":
+        """Without the kernel where this machine cannot run it, with a warning."""
+        if not self.kernel or (reason := amx.why_not()) is None:
+            return self
         warnings.warn(
-            f"the kernel for CPUs is left out, torch.compile used: {reason}", stacklevel=3
+            f"the kernel for CPUs is left out, torch.compile used: {reason}", stacklevel=4
         )
-        kernel = False
+        return self._replace(kernel=False)
+
+
+def _prepare_layers(trunk: Trunk, plan: _Plan) -> None:
+    """Put the prepared layers in the place of the standard ones, and the others into a _Plain."""
     for i, layer in enumerate(trunk.downsample_layers):
         if not _is_standard(layer):
-            trunk.downsample_layers[i] = _Plain(layer, dtype, outside)
+            trunk.downsample_layers[i] = _Plain(layer, plan)
         elif i == 0:
-            trunk.downsample_layers[i] = _Stem(layer, dtype, kernel=kernel)
+            trunk.downsample_layers[i] = _Stem(layer, plan.dtype, kernel=plan.kernel)
         else:
-            trunk.downsample_layers[i] = _Downsample(layer, dtype, kernel=kernel)
-    for stage in trunk.stages:
+            trunk.downsample_layers[i] = _Downsample(layer, plan.dtype, kernel=plan.kernel)
+    for i, stage in enumerate(trunk.stages):
+        if type(stage) is not Stage or _watched(stage):
+            trunk.stages[i] = _Plain(stage, plan)
+            continue
         for j, block in enumerate(stage):
             if _is_standard(block):
-                stage[j] = PreparedBlock(block, dtype, kernel=kernel)
+                stage[j] = PreparedBlock(block, plan.dtype, kernel=plan.kernel)
             else:
-                stage[j] = _Plain(block, dtype, outside)
-    kind = type(trunk)
-    trunk.__class__ = type(f"Prepared{kind.__name__}", (_Prepared, kind), {})
-    trunk._takes = SimpleNamespace(in_channels=stem.in_channels, dtype=outside)
-    trunk._dtype = dtype
-    trunk._sequence = trunk._unmasked_maps
-    if compile and not kernel:
-        options = {"freezing": True} if device.type == "cpu" else None
-        trunk._sequence = torch.compile(trunk._unmasked_maps, dynamic=True, options=options)
-    if capture:
-        trunk._sequence = _Graphs(trunk._sequence)
+                stage[j] = _Plain(block, plan)
+
+
+def _watched(module: nn.Module) -> bool:
+    return "forward" in vars(module) or hooked(module)
 
 
 def _is_standard(module: nn.Module) -> bool:
@@ -150,7 +182,7 @@ def _is_standard(module: nn.Module) -> bool:
     for part, standard in itertools.zip_longest(module.modules(), reference.modules()):
         if type(part) is not type(standard) or part.extra_repr() != standard.extra_repr():
             return False
-        if "forward" in vars(part) or hooked(part):
+        if _watched(part):
             return False
     tensors = [*module.named_parameters(), *module.named_buffers()]
     return (
@@ -171,47 +203,53 @@ def _fresh(module: nn.Module) -> nn.Module:
             layer_scale_init_value=None if module.gamma is None else 1.0,
             dilation=module.dwconv.dilation[0],
         )
-    norm, conv = module[::-1] if type(module) is nn.Sequential else module
     if type(module) is Downsample:
+        _, conv = module
         stride, dilation = conv.stride[0], conv.dilation[0]
         return Downsample(conv.in_channels, conv.out_channels, stride=stride, dilation=dilation)
-    stem = nn.Conv2d(conv.in_channels, conv.out_channels, conv.stride, conv.stride)
-    return nn.Sequential(stem, LayerNorm2d(conv.out_channels, eps=norm.eps))
+    if type(module) is Stem:
+        conv, _ = module
+        return Stem(conv.in_channels, conv.out_channels, patch_size=conv.stride[0])
+    raise TypeError(f"no layer of this package: {type(module).__name__}")
 
 
 class _Prepared:
     """What a prepared backbone or classifier does in another way than its class."""
 
+    def _begin(self, plan: _Plan) -> None:
+        self._plan = plan
+        run = self._unmasked_maps
+        if plan.compile and not plan.kernel:
+            options = {"freezing": True} if _device(self).type == "cpu" else None
+            run = torch.compile(run, dynamic=True, options=options)
+        self._run = _Graphs(run) if plan.capture else run
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in super().__getstate__().items() if name != "_run"}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._begin(self._plan.checked())  # compiled and recorded again when called
+
     def stage_maps(self, images: Tensor, image_sizes: Sizes | None = None) -> Sequence[Tensor]:
         """As Trunk's; the maps come in the dtype that the model had."""
-        dtype = self._takes.dtype
-        if isinstance(images, Tensor) and images.dtype == self._dtype:
-            dtype = self._dtype
-        stem = SimpleNamespace(
-            in_channels=self._takes.in_channels, weight=SimpleNamespace(dtype=dtype)
-        )
-        check_images(images, stem, self.feature_strides[len(self.stages)])
+        if isinstance(images, Proxy):
+            raise UserError(
+                "torch.fx cannot trace a model prepared for inference, whose steps depend on the "
+                "images; trace the original, or use torch.jit.trace"
+            )
+        channels, outside, dtype, *_ = self._plan
+        in_arithmetic = isinstance(images, Tensor) and images.dtype == dtype
+        self._check_images(images, channels, dtype if in_arithmetic else outside)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             if image_sizes is None:
-                maps = self._sequence(images)
+                maps = self._run(images)
             else:
-                strides = self.feature_strides[1 : len(self.stages) + 1]
-                maps = self._maps(images, inside_masks(images, image_sizes, strides))
-        return _InDtype(maps, self._takes.dtype)
+                maps = self._maps(images, self._masks(images, image_sizes))
+        return _InDtype(maps, outside)
 
     def _unmasked_maps(self, x: Tensor) -> list[Tensor]:
         return self._maps(x, [None] * len(self.stages))
-
-    def _maps(self, x: Tensor, masks: list[Tensor | None]) -> list[Tensor]:
-        x = self.downsample_layers[0](x)
-        maps = [x]
-        for i, (stage, inside) in enumerate(zip(self.stages, masks, strict=True)):
-            if i > 0:
-                x = self.downsample_layers[i](x, inside)
-            for block in stage:
-                x = block(x, inside)
-            maps.append(x)
-        return maps
 
     def train(self, mode: bool = True):
         if mode:
@@ -233,6 +271,50 @@ class _Prepared:
     def _load_from_state_dict(self, *args, **kwargs):  # what a model around this one calls
         self.load_state_dict()
 
+    def reset_parameters(self):
+        raise UserError(
+            "a model prepared for inference has no initial values, as its weights are folded; reset "
+            "the original, and prepare that"
+        )
+
+
+class PreparedConvNeXt(_Prepared, ConvNeXt):
+    """A ConvNeXt as prepare_for_inference gives it."""
+
+
+class PreparedConvNeXtV2(_Prepared, ConvNeXtV2):
+    """A ConvNeXtV2 as prepare_for_inference gives it."""
+
+
+class PreparedConvNeXtClassifier(_Prepared, ConvNeXtClassifier):
+    """A ConvNeXtClassifier as prepare_for_inference gives it."""
+
+
+@functools.cache
+def prepared_class(kind: type[Trunk]) -> type[Trunk]:
+    """The prepared class of a class of networks: one of those above, or one made for a subclass.
+
+    An object of a class made here is pickled by the name of the original class.
+    """
+    for prepared in (PreparedConvNeXt, PreparedConvNeXtV2, PreparedConvNeXtClassifier):
+        if prepared.__bases__[1] is kind:
+            return prepared
+
+    def reduce(self):
+        return _empty, (kind,), self.__getstate__()
+
+    return type(
+        f"Prepared{kind.__name__}",
+        (_Prepared, kind),
+        {"__module__": kind.__module__, "__doc__": kind.__doc__, "__reduce__": reduce},
+    )
+
+
+def _empty(kind: type[Trunk]) -> Trunk:
+    """An object of the prepared class without its state, which the pickle goes on to fill in."""
+    prepared = prepared_class(kind)
+    return prepared.__new__(prepared)
+
 
 class _InDtype(Sequence):
     """Maps, each converted when it is asked for."""
@@ -253,7 +335,7 @@ class _InDtype(Sequence):
 class _Graphs:
     """A function of one tensor on a GPU as CUDA graphs, one for each shape it met."""
 
-    def __init__(self, function):
+    def __init__(self, function: Callable[[Tensor], list[Tensor]]):
         self.function = function
         self.recorded = {}
 
@@ -279,9 +361,6 @@ class _Graphs:
             given = self.function(taken)
         return graph, taken, given
 
-    def __deepcopy__(self, memo):
-        return _Graphs(copy.deepcopy(self.function, memo))  # recorded again when called
-
 
 # ---- its layers
 
@@ -289,18 +368,18 @@ class _Graphs:
 class _Plain(nn.Module):
     """A module as it was, in its own dtype, in the midst of prepared ones."""
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype, outside: torch.dtype):
+    def __init__(self, module: nn.Module, plan: _Plan):
         super().__init__()
         self.module = module
-        self.dtype, self.outside = dtype, outside
+        self.dtype, self.outside = plan.dtype, plan.outside
 
-    def forward(self, x: Tensor, *inside: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
         x = x.to(self.outside).contiguous(memory_format=torch.channels_last)
-        return self.module(x, *inside).to(self.dtype)
+        return through(self.module, x, inside).to(self.dtype)
 
 
 class _Stem(nn.Module):
-    def __init__(self, stem: nn.Sequential, dtype: torch.dtype, *, kernel: bool):
+    def __init__(self, stem: Stem, dtype: torch.dtype, *, kernel: bool):
         super().__init__()
         self.conv, self.norm = stem
         self.kernel = None

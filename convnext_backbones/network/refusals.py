@@ -4,19 +4,25 @@ import inspect
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
+from ..errors import UserError
 from .variants import nearest
 
 
-def check_images(images: Tensor, stem: nn.Conv2d, smallest: int) -> None:
-    """Refuse what the network cannot take; `smallest` is the least height and width in pixels."""
-    channels = stem.in_channels
+def check_images(images: Tensor, channels: int, dtype: torch.dtype, *, smallest: int) -> None:
+    """Refuse what a network with weights of this dtype cannot take.
+
+    channels: what the stem takes. smallest: the least height and width in pixels.
+    """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.jit.is_scripting():
         return  # shapes and types are symbols there
+    if isinstance(images, Proxy):  # and with torch.fx
+        return
     if not isinstance(images, Tensor):
         raise TypeError(
             f"images must be a tensor of shape (N, {channels}, H, W), got a "
-            f"{type(images).__name__}; see convnext_backbones.network.preprocessing for pictures"
+            f"{type(images).__name__}; see convnext_backbones.EvaluationTransform for pictures"
         )
     if images.dim() != 4:
         fix = "add the batch dimension: images[None]" if images.dim() == 3 else "give a 4-D batch"
@@ -31,16 +37,15 @@ def check_images(images: Tensor, stem: nn.Conv2d, smallest: int) -> None:
             f"images have {images.shape[1]} channels (shape {tuple(images.shape)}), the model "
             f"was built with in_channels={channels}; {fix}"
         )
-    weight = stem.weight
     if not images.is_floating_point():
         raise ValueError(
             f"images are {images.dtype}; give normalised floating-point pixels "
-            f"({weight.dtype}), e.g. (images / 255 - mean) / std"
+            f"({dtype}), e.g. (images / 255 - mean) / std"
         )
-    if images.dtype != weight.dtype and not _autocast_takes(images):
+    if images.dtype != dtype and not _autocast_takes(images):
         raise ValueError(
-            f"images are {images.dtype}, the weights {weight.dtype}; "
-            f"use images.to({weight.dtype}), or model.to({images.dtype}), or torch.autocast"
+            f"images are {images.dtype}, the weights {dtype}; "
+            f"use images.to({dtype}), or model.to({images.dtype}), or torch.autocast"
         )
     if min(images.shape[2:]) < smallest:
         raise ValueError(
@@ -53,6 +58,46 @@ def _autocast_takes(images: Tensor) -> bool:
     device = images.device.type
     available = torch.amp.is_autocast_available(device)
     return available and torch.is_autocast_enabled(device) and images.dtype != torch.float64
+
+
+def check_takes_mask(layer: nn.Module) -> None:
+    """Refuse, where images are padded, a module that cannot be told where: layer(x, inside)."""
+    if torch.compiler.is_compiling():
+        return
+    try:
+        inspect.signature(layer.forward).bind(None, None)
+    except TypeError as error:
+        raise UserError(
+            f"image_sizes were given, but a {type(layer).__name__}, put in the place of a layer of this "
+            "network, takes a map alone; with image_sizes it is called as layer(x, inside), inside "
+            "being True where (N, H, W) is image: give its forward a second argument, or call the "
+            "network without image_sizes (ignore_padding=False)"
+        ) from error
+
+
+def refuse_in_graph(x: Proxy, **argument: Proxy) -> Proxy:
+    """x in a graph of torch.fx, which takes `argument` as the model does, but refuses a value for it."""
+    ((name, value),) = argument.items()
+    return x.tracer.create_proxy("call_function", _refuse_value, (x, name, value), {})
+
+
+def _refuse_value(x: Tensor, name: str, value) -> Tensor:
+    if value is not None:
+        raise UserError(
+            f"this graph was traced by torch.fx without {name}, and takes none; leave {name} out, or "
+            "use the model itself, which torch.compile and torch.jit.trace take with it"
+        )
+    return x
+
+
+def check_frozen_stages(frozen_stages, num_stages: int) -> None:
+    """Refuse what is no number of stages of this network."""
+    whole = isinstance(frozen_stages, int) and not isinstance(frozen_stages, bool)
+    if not whole or not 0 <= frozen_stages <= num_stages:
+        raise ValueError(
+            f"frozen_stages must be a whole number, 0 (freeze nothing) to {num_stages} (freeze "
+            f"all stages), got {frozen_stages!r}"
+        )
 
 
 def check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_value) -> None:

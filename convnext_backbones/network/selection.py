@@ -2,7 +2,7 @@
 
 Features are named "stem", "stage1".."stageN". An index counts stages from 0, as in MMDetection,
 MMSegmentation, MMPretrain and timm: out_indices=(0, 1, 2, 3) is stage1..stage4. The stem has a name
-and no index. (Hugging Face counts the stem as 0; only adapters/huggingface.py translates.)
+and no index. (Hugging Face counts the stem as 0; only adapters/huggingface/ translates.)
 """
 
 import difflib
