@@ -28,21 +28,21 @@ ROOMS = {
     "kernels/triton": "kernels torch triton",
     "kernels/amx": "kernels torch",
     "kernels": "errors kernels/triton torch",
-    "checkpoints": "errors filelock network network/preprocessing network/variants network/wrappers numpy "
-    "safetensors torch tqdm",
+    "checkpoints": "errors filelock network network/preprocessing network/selection network/variants "
+    "network/wrappers numpy safetensors torch tqdm",
     "recipes/layer_decay": "network/wrappers",
     "recipes": "network/variants recipes/layer_decay",
     "create": "checkpoints network network/variants",
     "runs": "matplotlib numpy PIL pycocotools rich shapely torch torchvision",
-    "lab": "create errors matplotlib network network/preprocessing network/variants PIL timm torch "
-    "torchvision transformers",
+    "lab": "checkpoints create errors matplotlib network network/preprocessing network/variants PIL timm torch "
+    "torchvision tqdm transformers",
     "registry": "mmengine",
     "adapters": "",
     "adapters/openmmlab": "checkpoints errors filelock mmdet mmengine mmseg network network/padding "
     "network/variants numpy PIL recipes/layer_decay registry runs torch tqdm",
     "adapters/detectron2": "checkpoints detectron2 errors fvcore network network/padding "
     "network/preprocessing network/variants numpy omegaconf PIL recipes/layer_decay runs torch yaml",
-    "adapters/huggingface": "network network/selection network/variants",
+    "adapters/huggingface": "checkpoints network",
 }
 ANYTHING = {"cli", "__main__"}  # nothing imports them
 

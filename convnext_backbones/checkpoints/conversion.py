@@ -13,6 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..network.selection import feature_names
+from .huggingface_config import config_beside, config_of, read_json
+from .huggingface_preprocessor import preprocessor_config_of
 from .inspection import Inspected, inspect_checkpoint
 from .layouts import to_layout
 
@@ -81,9 +84,7 @@ def convert_checkpoint(
     state = {name: value.clone() for name, value in state.items()}  # views of one storage otherwise
     destination.parent.mkdir(parents=True, exist_ok=True)
     if to == "huggingface":
-        weights = file.located.weights
-        preprocessing = (weights and weights.preprocessing) or {}
-        _write_folder(destination, state, file, preprocessing)
+        _write_folder(destination, state, file)
     else:
         _write_file(destination, state, to)
     left_out = (*file.outside, *file.dropped, *(file.names[name] for name in left))
@@ -132,70 +133,37 @@ def _write_file(path: Path, state: dict[str, Tensor], to: str) -> None:
             torch.save(wrapped, temporary)
 
 
-def _write_folder(
-    folder: Path, state: dict[str, Tensor], file: Inspected, preprocessing: dict
-) -> None:
-    """Config, image processor and weights, as from_pretrained of transformers reads them."""
-    from ..network.preprocessing import (
-        EvaluationTransform,  # here: importing torchvision takes a second
-    )
+def _write_folder(folder: Path, state: dict[str, Tensor], file: Inspected) -> None:
+    """Config, image processor and weights, as from_pretrained of transformers reads them.
 
-    transform = EvaluationTransform(**preprocessing)
-    files = {
-        "config.json": _huggingface_config(file, transform.image_size),
-        "preprocessor_config.json": {
-            "image_processor_type": "ConvNextImageProcessor",
-            "size": {"shortest_edge": transform.image_size},
-            "crop_pct": transform.crop_pct,
-            "resample": {"bilinear": 2, "bicubic": 3}[transform.interpolation.value],
-            "rescale_factor": 1 / 255,
-            "image_mean": transform.mean,
-            "image_std": transform.std,
-            "do_resize": True,
-            "do_rescale": True,
-            "do_normalize": True,
-        },
-    }
+    Of a source that is such a folder its own image processor is kept, and of its config what is not
+    in the weights.
+    """
+    source = config_beside(file.located.path) if file.layout == "huggingface" else None
+    weights = file.located.weights
+    preprocessing = (weights and weights.preprocessing) or {}
+    path = file.located.path
+    own = (path if path.is_dir() else path.parent) / "preprocessor_config.json"
+    if source is not None and own.is_file():
+        processor = read_json(own)
+    else:
+        processor = preprocessor_config_of(preprocessing)
+    names = feature_names(len(file.network.depths))
+    norms = {f"norm{i}.weight": name for i, name in enumerate(names[1:])}
+    norms = {"norm_stem.weight": "stem", **norms}
+    config = config_of(
+        file.network,
+        selected=[feature for norm, feature in norms.items() if norm in file.state],
+        dtype=str(file.state["downsample_layers.0.0.weight"].dtype).removeprefix("torch."),
+        image_size=preprocessing.get("image_size", 224),
+        has_layer_scale="stages.0.0.gamma" in file.state,
+        source=source,
+    )
     with _replacing(folder) as temporary:
         temporary.mkdir()
-        for name, content in files.items():
+        for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
             (temporary / name).write_text(json.dumps(content, indent=2) + "\n")
         save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
-
-
-def _huggingface_config(file: Inspected, size: int) -> dict:
-    network = file.network
-    selected = [
-        f"stage{i + 1}" for i in range(len(network.depths)) if f"norm{i}.weight" in file.state
-    ]
-    selected = ["stem"] * ("norm_stem.weight" in file.state) + selected
-    if "head.weight" in file.state:
-        kind = "ForImageClassification"
-    else:
-        kind = "Backbone" if selected else "Model"
-    config = {
-        "architectures": [f"ConvNext{'V2' if network.version == 2 else ''}{kind}"],
-        "model_type": "convnextv2" if network.version == 2 else "convnext",
-        "depths": list(network.depths),
-        "hidden_sizes": list(network.dims),
-        "num_stages": len(network.depths),
-        "num_channels": network.in_channels,
-        "patch_size": network.patch_size,
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-6,  # Hugging Face's default of 1e-12 is not the official networks'
-        "drop_path_rate": 0.0,
-        "initializer_range": 0.02,
-        "image_size": size,
-        "dtype": str(file.state["downsample_layers.0.0.weight"].dtype).removeprefix("torch."),
-    }
-    if network.version == 1:
-        config["layer_scale_init_value"] = 1e-6 if "stages.0.0.gamma" in file.state else 0.0
-    if selected:
-        config["out_features"] = selected
-    if network.num_classes:
-        labels = {str(k): f"LABEL_{k}" for k in range(network.num_classes)}
-        config.update(id2label=labels, label2id={label: int(k) for k, label in labels.items()})
-    return config
 
 
 @contextmanager

@@ -27,7 +27,6 @@ from .imagenet import WORDNET_IDS
 
 MOST_UNREADABLE = 0.1  # of the pictures; with more, the figures would not be the data set's
 LONGEST = 50  # times its short side; a longer picture would be resized to gigabytes
-HUGGINGFACE_RESAMPLE = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
 LAYOUT = "one folder of pictures per class: n01440764/*.JPEG, n01443537/*.JPEG, ..."
 HOW_TO_SORT = (
     "put ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz into a folder ROOT and run "
@@ -157,31 +156,6 @@ def read_class_index(path: str | Path) -> dict[str, int]:
             "class needs a name that no other has"
         )
     return unique
-
-
-def read_preprocessor_config(path: str | Path) -> dict:
-    """The options of EvaluationTransform that a Hugging Face preprocessor_config.json asks for.
-
-    Raises:
-        UserError: not JSON, or a transform that EvaluationTransform is not.
-    """
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-        size = config["size"]
-        size = size if isinstance(size, int) else size["shortest_edge"]
-        options = {
-            "image_size": size,
-            "crop_pct": config.get("crop_pct") or 224 / 256,
-            "mean": config["image_mean"],
-            "std": config["image_std"],
-            "interpolation": HUGGINGFACE_RESAMPLE[config.get("resample", 3)],
-        }
-        EvaluationTransform(**options)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: is not the evaluation transform of a ConvNeXt ({type(error).__name__}: {error})"
-        ) from error
-    return options
 
 
 class Pictures(ImageFolder):

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from ..checkpoints import CheckpointError
 from ..checkpoints.catalogue import Weights
+from ..checkpoints.huggingface_preprocessor import read_preprocessor_config
 from ..checkpoints.inspection import Inspected, Network, inspect_checkpoint
 from ..checkpoints.loading import load_inspected
 from ..errors import UserError
@@ -17,7 +18,7 @@ from ..network.classifier import ConvNeXtClassifier
 from ..network.convnext import EPS
 from ..network.preprocessing import EvaluationTransform
 from ..network.variants import VARIANTS, Variant
-from .evaluation import Pictures, evaluate, evenly, number_folders, read_preprocessor_config
+from .evaluation import Pictures, evaluate, evenly, number_folders
 from .peers import TOLERANCE, Peer, build_peer, compare
 
 COMPARED = 8  # pictures that the peer sees too

@@ -20,6 +20,7 @@ from convnext_backbones.adapters.huggingface import (
     classifier_from_config,
 )
 from convnext_backbones.checkpoints import CheckpointError, convert_checkpoint, load_pretrained
+from convnext_backbones.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = {1: "convnext_atto", 2: "convnextv2_atto"}
@@ -84,6 +85,69 @@ def test_transformers_loads_the_converted_folder(tmp_path, name):
     again = classifier_from_config(tmp_path / "hf").eval()
     assert load_pretrained(again, tmp_path / "hf").share == 1
     assert torch.equal(logits(again, images), logits(ours, images))
+
+
+def hugging_face_folder(folder, **options):
+    """A classifier of transformers with its image processor, as it saves them."""
+    config = transformers.ConvNextConfig(
+        depths=[2, 2, 6, 2], hidden_sizes=[40, 80, 160, 320], **options
+    )
+    model = randomised(transformers.ConvNextForImageClassification(config))
+    model.save_pretrained(folder)
+    transformers.ConvNextImageProcessor(
+        size={"shortest_edge": 96}, crop_pct=0.9, resample=2, image_mean=[0.1, 0.2, 0.3]
+    ).save_pretrained(folder)
+    return model.eval()
+
+
+LABELS = {0: "cat", 1: "dog", 2: "emu"}
+
+
+@pytest.mark.parametrize("source", ["folder", "file"])
+def test_a_hugging_face_source_keeps_its_labels_options_and_image_processor(tmp_path, source):
+    options = {"id2label": LABELS, "layer_norm_eps": 1e-3, "drop_path_rate": 0.2, "image_size": 96,
+               "problem_type": "multi_label_classification"}  # fmt: skip
+    theirs = hugging_face_folder(tmp_path / "a", **options)
+    given = tmp_path / "a" if source == "folder" else tmp_path / "a" / "model.safetensors"
+    convert_checkpoint(given, tmp_path / "b", "huggingface")
+    again, info = transformers.AutoModelForImageClassification.from_pretrained(
+        tmp_path / "b", output_loading_info=True
+    )
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for field, value in options.items():
+        assert getattr(again.config, field) == value, field
+    assert again.config.label2id == {label: k for k, label in LABELS.items()}
+    images = random_images(2, 3, 64, 64)
+    assert torch.equal(logits(again.eval(), images), logits(theirs, images))
+    before, after = (
+        json.loads((tmp_path / folder / "preprocessor_config.json").read_text()) for folder in "ab"
+    )
+    assert before == after
+
+
+@pytest.mark.parametrize("content", [
+    {"architecture": "convnext_atto", "num_classes": 3},  # timm's
+    {"model_type": "upernet"},
+    {"model_type": "convnextv2", "id2label": {"0": "a"}},
+    {"model_type": "convnext", "id2label": {"a": "b", "c": "d", "e": "f"}},
+    "{",
+], ids=str)  # fmt: skip
+def test_a_config_of_something_else_gives_no_labels(tmp_path, content):
+    hugging_face_folder(tmp_path / "a", num_labels=3)
+    text = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / "a" / "config.json").write_text(text)
+    convert_checkpoint(tmp_path / "a", tmp_path / "b", "huggingface")
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    assert config["id2label"] == {str(k): f"LABEL_{k}" for k in range(3)}
+
+
+def test_a_config_that_cannot_be_kept_is_refused_before_anything_is_written(tmp_path):
+    hugging_face_folder(tmp_path / "a", num_labels=3)
+    path = tmp_path / "a" / "config.json"
+    path.write_text(path.read_text().replace('"gelu"', '"relu"'))
+    with pytest.raises(UserError, match="hidden_act='relu', which has no counterpart"):
+        convert_checkpoint(tmp_path / "a", tmp_path / "b", "huggingface")
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("name", VERSIONS.values())

@@ -18,7 +18,13 @@ from convnext_backbones.checkpoints.layouts import (
 )
 from convnext_backbones.network.wrappers import unwrapped
 
-HEADLESS = ("fcmae", "dinov3", "mmpretrain_backbone", "timm_features", "torchvision_features")  # what these tables have no names for
+HEADLESS = (
+    "fcmae",
+    "dinov3",
+    "mmpretrain_backbone",
+    "timm_features",
+    "torchvision_features",
+)  # what these tables have no names for
 
 
 def there_and_back(state, layout, version):

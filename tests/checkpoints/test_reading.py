@@ -698,7 +698,9 @@ def test_resuming_with_mmengine_does_not_run_a_payload(tmp_path, payload):
     checkpoints = pytest.importorskip("convnext_backbones.adapters.openmmlab.checkpoints")
     from mmengine.runner import CheckpointLoader
 
-    checkpoints.register_safe_reading()
+    from convnext_backbones.adapters.openmmlab.patches import SAFE_READING
+
+    SAFE_READING.apply()
     target, path = tmp_path / "executed", tmp_path / "iter_4.pth"
     torch_zip(path, PAYLOADS[payload](str(target)))
     for read in (checkpoints.read_training_checkpoint, CheckpointLoader.load_checkpoint):

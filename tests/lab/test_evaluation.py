@@ -9,7 +9,6 @@ from pictures import picture, write_picture
 from randomness import random_images, randomised
 from timm.data import ImageNetInfo
 from torch.utils.data import DataLoader, Dataset
-from transformers.models.convnext.image_processing_convnext import ConvNextImageProcessor
 
 from convnext_backbones import create_classifier
 from convnext_backbones.errors import UserError
@@ -19,7 +18,6 @@ from convnext_backbones.lab.evaluation import (
     evenly,
     number_folders,
     read_class_index,
-    read_preprocessor_config,
 )
 from convnext_backbones.lab.imagenet import WORDNET_IDS
 from convnext_backbones.network.preprocessing import EvaluationTransform
@@ -289,34 +287,6 @@ def test_a_limit_takes_pictures_of_all_classes_alike_and_always_the_same():
     assert some == [0, 100, 200, 300, 400, 500, 600, 700, 800, 900]
     assert evenly(everything, 1000) is evenly(everything, None) is everything
     assert len(evenly(everything, 999)) == len(set(evenly(everything, 999).indices)) == 999
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"size": {"shortest_edge": 224}, "crop_pct": 0.95},
-        {"size": {"shortest_edge": 160}, "resample": 2, "image_mean": (0.4, 0.5, 0.6)},
-    ],
-)
-def test_the_config_of_an_image_processor_gives_its_pixels(tmp_path, options):
-    processor = ConvNextImageProcessor(**options)
-    processor.save_pretrained(tmp_path)
-    transform = EvaluationTransform(
-        **read_preprocessor_config(tmp_path / "preprocessor_config.json")
-    )
-    expected = processor(picture(3), return_tensors="pt").pixel_values[0]
-    assert (transform(picture(3)) - expected).abs().max() < 1e-5
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["{", "[]", "{}", {"size": {"height": 224, "width": 224}},
-     {"size": 224, "image_mean": [0, 0, 0], "image_std": [1, 1, 0]}],
-)  # fmt: skip
-def test_the_config_of_another_transform_is_refused(tmp_path, content):
-    with pytest.raises(UserError, match="is not the evaluation transform of a ConvNeXt"):
-        read_preprocessor_config(written(tmp_path / "preprocessor_config.json", content))
 
 
 def test_workers_give_the_same_figures_as_none(tmp_path):

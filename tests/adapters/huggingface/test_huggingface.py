@@ -18,6 +18,8 @@ from convnext_backbones.adapters.huggingface import (
     classifier_from_config,
     read_config,
 )
+from convnext_backbones.checkpoints.huggingface_config import ONLY_UNSET
+from convnext_backbones.errors import UserError
 
 CONFIGS = {1: transformers.ConvNextConfig, 2: transformers.ConvNextV2Config}
 CLASSIFIERS = {
@@ -153,6 +155,73 @@ def test_every_field_of_transformers_has_a_counterpart_or_a_reason(version):
     assert all(FIELDS.values())
     assert all(WITHOUT_EFFECT.values())
     read_config(CONFIGS[version]().to_dict())
+
+
+# What transformers 4 writes into every config.json, at its defaults.
+UNUSED = {
+    "is_decoder": False, "use_pretrained_backbone": False, "use_timm_backbone": False, "backbone": None,
+    "backbone_config": None, "backbone_kwargs": None, "add_cross_attention": False, "pruned_heads": {},
+    "cross_attention_hidden_size": None, "tie_encoder_decoder": False, "is_encoder_decoder": False,
+    "use_bfloat16": False, "tf_legacy_loss": False, "max_length": 20, "min_length": 0, "do_sample": False,
+    "num_beams": 1, "num_beam_groups": 1, "diversity_penalty": 0.0, "temperature": 1.0, "top_k": 50,
+    "top_p": 1.0, "typical_p": 1.0, "repetition_penalty": 1.0, "length_penalty": 1.0, "bad_words_ids": None,
+    "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "num_return_sequences": 1,
+    "output_scores": False, "return_dict_in_generate": False, "forced_bos_token_id": None,
+    "forced_eos_token_id": None, "remove_invalid_values": False, "exponential_decay_length_penalty": None,
+    "suppress_tokens": None, "begin_suppress_tokens": None, "early_stopping": False, "prefix": None,
+    "bos_token_id": None, "pad_token_id": None, "eos_token_id": None, "sep_token_id": None,
+    "decoder_start_token_id": None, "task_specific_params": None, "tokenizer_class": None,
+    "torchscript": False, "_attn_implementation_autoset": False, "quantization_config": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", UNUSED)
+def test_a_field_that_asks_for_nothing_has_no_effect(field):
+    config = {"model_type": "convnext", **SMALL}
+    plain = backbone_from_config(config)
+    ours = backbone_from_config({**config, field: UNUSED[field]})
+    assert (ours.depths, ours.dims, ours.out_features) == (
+        plain.depths,
+        plain.dims,
+        plain.out_features,
+    )
+
+
+def test_a_field_has_one_meaning():
+    assert not (FIELDS.keys() | WITHOUT_EFFECT.keys()) & ONLY_UNSET.keys()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("is_decoder", True),
+        ("use_pretrained_backbone", True),
+        ("use_timm_backbone", True),
+        ("backbone", "resnet50"),
+        ("pruned_heads", {"0": [1]}),
+        ("quantization_config", {"bits": 4}),
+    ],
+)
+def test_a_field_that_asks_for_something_else_is_refused(field, value):
+    with pytest.raises(UserError, match=f"config has {field}=.*leave it out, or at "):
+        read_config({"model_type": "convnext", field: value})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"layer_norm_eps": "1e-6"}, {"drop_path_rate": [0.1]}, {"layer_scale_init_value": "a"},
+     {"id2label": ["a", "b"]}, {"id2label": 3}, {"num_labels": "3"}, {"stage_names": 5},
+     {"depths": ["a"] * 4}, {"hidden_sizes": [1.5] * 4}, {"num_channels": "3"}, {"patch_size": "4"},
+     {"patch_size": []}, {"patch_size": [None, None]}, {"problem_type": ["a"]}, {"out_indices": ["a"]},
+     {"out_features": 3}, {"model_type": ["convnext"]}, {"num_labels": -1}],
+    ids=str,
+)  # fmt: skip
+def test_a_value_of_the_wrong_type_is_a_sentence(fields):
+    config = {"model_type": "convnext", **SMALL, **fields}
+    with pytest.raises((ValueError, TypeError)) as error:  # noqa: PT012
+        backbone_from_config(config)
+        classifier_from_config(config)
+    assert len(str(error.value).split()) > 6, error.value
 
 
 @pytest.mark.parametrize(
