@@ -14,7 +14,7 @@ from convnext_backbones.adapters.openmmlab import run as run
 from convnext_backbones.cli import show_recipe, train
 from convnext_backbones.errors import UserError
 from convnext_backbones.recipes import PROTOCOLS, RECIPES
-from convnext_backbones.runs.report import read_scalars
+from convnext_backbones.runs.report import scalars
 from convnext_backbones.runs.sample_data import make_sample_data
 
 ROOT = Path(__file__).parents[2]
@@ -104,7 +104,7 @@ def test_auto_scale_lr_gives_the_learning_rate_that_was_announced(folder):
          "val_dataloader.dataset.indices=1", "train_dataloader.batch_size=4",
          "optim_wrapper.optimizer.lr=2e-4", "default_hooks.logger.interval=1",
          "param_scheduler.0.start_factor=1.0")  # fmt: skip
-    training, _ = read_scalars(folder / "scaled")
+    training, _ = scalars(run.read_log(folder / "scaled"))
     assert training[0]["lr"] == pytest.approx(5e-5)
     cfg = config(name, **{"train_dataloader.batch_size": 4, "optim_wrapper.optimizer.lr": 2e-4})
     length = show_recipe.length_of(cfg, 20210, "", devices=1)

@@ -15,8 +15,8 @@ and for YAML, after add_convnext_config(cfg),
       PIXEL_STD: [58.395, 57.12, 57.375]
     INPUT: {FORMAT: RGB}
 
-Importing it registers the builders, and makes DetectionCheckpointer read every layout of ConvNeXt
-weights for models with such a backbone (patches.py).
+Importing it registers the builders, makes DetectionCheckpointer read every layout of ConvNeXt weights
+for models with such a backbone, and DefaultTrainer refuse recipes that it would not follow (patches.py).
 """
 
 try:
@@ -30,17 +30,30 @@ except ImportError as error:
 from .backbone import (
     ConvNeXt,
     ConvNeXtV2,
-    add_convnext_config,
     build_convnext_backbone,
     build_convnext_fpn_backbone,
     build_retinanet_convnext_fpn_backbone,
 )
+from .data import SemSegMapper, load_label_map, register_data_sets
+from .optimizer import layer_decay_groups
+from .patches import READING, STOCK_TRAINER
+from .trainer import RecipeTrainer
+from .yaml_keys import add_convnext_config, add_training_config
 
 __all__ = [
     "ConvNeXt",
     "ConvNeXtV2",
+    "RecipeTrainer",
+    "SemSegMapper",
     "add_convnext_config",
+    "add_training_config",
     "build_convnext_backbone",
     "build_convnext_fpn_backbone",
     "build_retinanet_convnext_fpn_backbone",
+    "layer_decay_groups",
+    "load_label_map",
+    "register_data_sets",
 ]
+
+READING.apply()
+STOCK_TRAINER.apply()

@@ -1,39 +1,14 @@
-"""ConvNeXt and ConvNeXtV2 as backbones of Detectron2, for both of its config systems.
-
-For LazyConfig
-
-    bottom_up = L(ConvNeXtV2)(arch="tiny", out_features=("stage1", "stage2", "stage3", "stage4"))
-    model.backbone.bottom_up = bottom_up
-
-and for YAML, after add_convnext_config(cfg),
-
-    MODEL:
-      BACKBONE: {NAME: build_convnext_fpn_backbone, FREEZE_AT: 0}
-      CONVNEXT: {VERSION: 2, ARCH: tiny}
-      FPN: {IN_FEATURES: [stage1, stage2, stage3, stage4]}
-      PIXEL_MEAN: [123.675, 116.28, 103.53]
-      PIXEL_STD: [58.395, 57.12, 57.375]
-    INPUT: {FORMAT: RGB}
-
-Importing this module also makes DetectionCheckpointer read every layout of ConvNeXt weights, for
-models with such a backbone (training/detectron2_checkpoints.py says how).
-"""
+"""ConvNeXt and ConvNeXtV2 as Detectron2's backbones, and the builders that YAML names."""
 
 import itertools
+import logging
 import math
 
-try:
-    from detectron2.config import CfgNode
-    from detectron2.layers import ShapeSpec
-    from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
-    from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
-except ImportError as error:
-    raise ImportError(
-        "convnext_backbones.adapters.detectron2 needs Detectron2, which is in no package registry: "
-        "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
-    ) from error
-
 import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -41,10 +16,11 @@ from ...errors import UserError
 from ...network import convnext
 from ...network.padding import Sizes, noted_image_sizes
 from ...network.variants import nearest, resolve_arch
-from .checkpoints import register_weights_reading
-from .padding import register_size_notes
+from .data import register_data_sets
+from .patches import SIZE_NOTES
+from .yaml_keys import network_keys
 
-register_weights_reading()
+LOGGER = logging.getLogger("detectron2.convnext_backbones")
 
 
 class _ForDetectron2:
@@ -68,7 +44,7 @@ class _ForDetectron2:
         super().__init__(arch, frozen_stages=max(freeze_at - 1, 0), **options)
         self.ignore_padding = ignore_padding
         if ignore_padding:
-            register_size_notes()
+            SIZE_NOTES.apply()
 
     def forward(self, images: Tensor, image_sizes: Sizes | None = None) -> dict[str, Tensor]:
         """(N, in_channels, H, W) to one (N, C, H // stride, W // stride) map per feature name.
@@ -148,42 +124,29 @@ class _Traced(Backbone):
         return {"size_divisibility": self.total_stride}
 
 
-def add_convnext_config(cfg: CfgNode) -> None:
-    """Add MODEL.CONVNEXT with its defaults; call it before merging a file."""
-    cfg.MODEL.CONVNEXT = node = CfgNode()
-    # 1: ConvNeXt, 2: ConvNeXt V2.
-    node.VERSION = 1
-    # A published size of that version, "atto" to "huge"; or "custom", which reads the next two.
-    node.ARCH = "tiny"
-    # Blocks and channels of each stage, any number of stages.
-    node.DEPTHS = []
-    node.DIMS = []
-    # Kernel and stride of the stem, in pixels.
-    node.PATCH_SIZE = 4
-    # Names out of stem, stage1, stage2, ... Empty: what MODEL.FPN.IN_FEATURES names in an FPN
-    # backbone, else the last stage.
-    node.OUT_FEATURES = []
-    # Stochastic depth rate of the last block; grows linearly from 0.
-    node.DROP_PATH_RATE = 0.0
-    # Initial layer scale of V1; 0.0 for none.
-    node.LAYER_SCALE_INIT_VALUE = 1e-6
-    # A LayerNorm for each feature.
-    node.OUTPUT_NORM = True
-    # 8, 16 or 32 caps the stride by dilating the later stages; 0 leaves it.
-    node.OUTPUT_STRIDE = 0
-    # Recompute each block in the backward pass instead of keeping its activations.
-    node.WITH_CP = False
-    # Give each image the maps that it has without the padding of its batch.
-    node.IGNORE_PADDING = False
+def _registered(build):
+    """Register a builder by its name; by this package's and its name, and with a warning, where
+    somebody else has the name."""
+    name = build.__name__
+    if name not in BACKBONE_REGISTRY:
+        BACKBONE_REGISTRY.register(build)
+    elif BACKBONE_REGISTRY.get(name).__module__ != build.__module__:  # else it is reloaded
+        theirs, own = BACKBONE_REGISTRY.get(name).__module__, f"convnext_backbones.{name}"
+        BACKBONE_REGISTRY._do_register(own, build)
+        LOGGER.warning(
+            f"Detectron2's backbone {name!r} is that of {theirs}, registered before, and stays so. Write "
+            f"MODEL.BACKBONE.NAME: {own} for this package's"
+        )
+    return build
 
 
-@BACKBONE_REGISTRY.register()
+@_registered
 def build_convnext_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """The backbone of MODEL.CONVNEXT, with MODEL.BACKBONE.FREEZE_AT in Detectron2's meaning."""
     return _build(cfg, input_shape, _node(cfg).OUT_FEATURES)
 
 
-@BACKBONE_REGISTRY.register()
+@_registered
 def build_convnext_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """The FPN of MODEL.FPN over MODEL.CONVNEXT, with P6 pooled from P5 as R-CNNs have it."""
     bottom_up = _bottom_up(cfg, input_shape)
@@ -192,7 +155,7 @@ def build_convnext_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     return _fpn(cfg, bottom_up, top_block)
 
 
-@BACKBONE_REGISTRY.register()
+@_registered
 def build_retinanet_convnext_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """The FPN of MODEL.FPN over MODEL.CONVNEXT, with P6 and P7 convolved from the last stage."""
     bottom_up = _bottom_up(cfg, input_shape)
@@ -204,6 +167,7 @@ def build_retinanet_convnext_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) 
 
 def _build(cfg: CfgNode, input_shape: ShapeSpec, out_features) -> ConvNeXt | ConvNeXtV2:
     node = _node(cfg)
+    register_data_sets(*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)  # before a trainer asks for them
     if node.VERSION not in (1, 2):
         raise UserError(f"MODEL.CONVNEXT.VERSION must be 1 or 2, got {node.VERSION!r}")
     arch = node.ARCH
@@ -236,13 +200,10 @@ def _node(cfg: CfgNode) -> CfgNode:
             "the config has no MODEL.CONVNEXT: call "
             "convnext_backbones.adapters.detectron2.add_convnext_config(cfg) before merging a file"
         )
-    known = CfgNode({"MODEL": CfgNode()})
-    add_convnext_config(known)
+    known = network_keys()
     for key in cfg.MODEL.CONVNEXT:
-        if key not in known.MODEL.CONVNEXT:
-            raise UserError(
-                f"MODEL.CONVNEXT has no key {key!r}; {nearest(key, known.MODEL.CONVNEXT)}"
-            )
+        if key not in known:
+            raise UserError(f"MODEL.CONVNEXT has no key {key!r}; {nearest(key, known)}")
     return cfg.MODEL.CONVNEXT
 
 

@@ -1,7 +1,7 @@
 """MODEL.WEIGHTS and train.init_checkpoint of a Detectron2 model with a ConvNeXt in it.
 
 Detectron2's own DetectionCheckpointer finds none of its names in a pretraining file, warns and trains
-from random weights; it executes .pkl files. Here one method of it, load, is replaced for the models
+from random weights; it executes .pkl files. patches.py replaces one method of it, load, for the models
 that hold a ConvNeXt of this package; with all others it does what it did. So train_net.py,
 lazyconfig_train_net.py and DefaultPredictor need no change.
 
@@ -23,27 +23,22 @@ from ...checkpoints import CheckpointError, load_pretrained, read_checkpoint
 from ...network.convnext import Trunk
 from ...network.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
-LOGGER = logging.getLogger(
-    "detectron2.convnext_backbones"
-)  # below the name that Detectron2 sets up
-
-_detectron2_load = DetectionCheckpointer.load
+LOGGER = logging.getLogger("detectron2.convnext_backbones")  # below what Detectron2 sets up
 
 
-def register_weights_reading() -> None:
-    """Make every DetectionCheckpointer of this process load by load_weights."""
-    DetectionCheckpointer.load = load_weights
-
-
-def load_weights(self: DetectionCheckpointer, path: str, checkpointables=None) -> dict:
+def load_weights(
+    self: DetectionCheckpointer, path: str, checkpointables: list[str] | None, plain
+) -> dict:
     """As DetectionCheckpointer.load, for every layout of ConvNeXt weights, and without executing.
+
+    `plain` is Detectron2's own load, for models without a ConvNeXt.
 
     Raises:
         CheckpointError: unreadable, another network, or a parameter that would stay random.
     """
     backbones = {n: m for n, m in self.model.named_modules() if isinstance(m, Trunk)}
     if not path or not backbones:
-        return _detectron2_load(self, path, checkpointables)
+        return plain(self, path, checkpointables)
     path, options = _split_options(str(path))
     if not path.startswith(("http://", "https://")):
         path = PathManager.get_local_path(path)

@@ -17,10 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from ...errors import UserError
 from ...network.variants import nearest
-from ..openmmlab.sample import ensure_sample_data
-from . import training as recipe
-from .backbone import add_convnext_config
+from ...runs.preparation import existing_config, print_changes
+from ...runs.sample import ensure_sample_data
+from . import data, optimizer
 from .sample import shrink_backbone, use_sample
+from .yaml_keys import add_convnext_config
 
 
 class Settings(NamedTuple):
@@ -41,7 +42,9 @@ class Settings(NamedTuple):
 
 
 class YamlRun:
-    """A YAML config (CfgNode) and what a run of it consists of."""
+    """A YAML config (CfgNode) and what a run of it consists of, over `processes` on all machines."""
+
+    processes = 1
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
@@ -82,26 +85,28 @@ class YamlRun:
         return build_model(self.cfg)
 
     def build_optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
-        return recipe.build_optimizer(self.cfg, model)
+        return optimizer.build_optimizer(self.cfg, model)
 
-    def build_lr_scheduler(self, optimizer):
-        return recipe.build_lr_scheduler(self.cfg, optimizer)
+    def build_lr_scheduler(self, optimizer_):
+        return optimizer.build_lr_scheduler(self.cfg, optimizer_)
 
     def build_train_loader(self):
-        return recipe.build_train_loader(self.cfg)
+        return data.build_train_loader(self.cfg)
 
     def build_test_loader(self, dataset: str):
-        return recipe.build_test_loader(self.cfg, dataset)
+        return data.build_test_loader(self.cfg, dataset)
 
     def build_evaluator(self, dataset: str):
-        return recipe.build_evaluator(dataset)
+        return data.build_evaluator(dataset)
 
     def build_test_mapper(self) -> DatasetMapper:
         return DatasetMapper(self.cfg, False)
 
 
 class LazyRun:
-    """A LazyConfig and what a run of it consists of."""
+    """A LazyConfig and what a run of it consists of, over `processes` on all machines."""
+
+    processes = 1
 
     def __init__(self, cfg: DictConfig):
         self.cfg = cfg
@@ -177,30 +182,25 @@ def load_config(
     Raises:
         UserError: it is missing, cannot be read, has an unknown key, or is no config to train with.
     """
-    file = Path(path)
-    if not file.is_file():
-        here = sorted(str(p) for p in Path("configs/detectron2").glob("*.[py]*"))
-        known = f"; configs here: {', '.join(here)}" if here else ""
-        raise UserError(f"there is no config {path}{known}")
+    file = existing_config(path)
     if file.suffix not in (".py", ".yaml", ".yml"):
         raise UserError(f"{path} is no config: its name ends neither in .py nor in .yaml")
     run = _load_python(file) if file.suffix == ".py" else _load_yaml(file)
     if sample:
         ensure_sample_data()
-        _print_changes("--sample", use_sample(run.cfg))
+        print_changes("--sample", use_sample(run.cfg))
     if shrink:
-        _print_changes("--shrink", shrink_backbone(run.cfg))
+        print_changes("--shrink", shrink_backbone(run.cfg))
     for option in options or []:
         if "=" not in option:
             raise UserError(f"{option!r} is no override; write key=value, e.g. train.max_iter=100")
         run.override(option)
+    try:
+        settings = run.settings
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"config {path} is none to train with: {error}") from error
+    data.register_data_sets(*settings.train_data, *settings.test_data)
     return run
-
-
-def _print_changes(option: str, lines: list[str]) -> None:
-    print(f"{option} changes this config:")
-    for line in lines:
-        print(f"  {line}")
 
 
 def _load_python(file: Path) -> LazyRun:
@@ -219,7 +219,6 @@ def _load_yaml(file: Path) -> Run:
             return _checked_lazy(OmegaConf.create(content, flags={"allow_objects": True}), file)
         cfg = get_cfg()
         add_convnext_config(cfg)
-        recipe.add_training_config(cfg)
         cfg.merge_from_file(str(file), allow_unsafe=False)
     except yaml.constructor.ConstructorError as error:
         raise UserError(

@@ -5,28 +5,23 @@ them, in training, inference and test-time augmentation alike, knows the sizes.
 """
 
 import functools
-import types
 
 import torch
-from detectron2.structures import ImageList
 
 from ...network.padding import note_image_sizes
 
-_plain = ImageList.from_tensors
 
+def noting_sizes(from_tensors):
+    """An ImageList.from_tensors that also notes the images' sizes for the batch it returns."""
 
-def register_size_notes() -> None:
-    """Make ImageList.from_tensors note the images' sizes for the batch it returns."""
-    # TorchScript, which reads the source of the plain function (__wrapped__), looks its names up
-    # in the globals of this one.
-    names = {**_plain.__globals__, **_noting.__globals__}
-    noting = functools.wraps(_plain)(types.FunctionType(_noting.__code__, names))
-    ImageList.from_tensors = staticmethod(noting)
+    @functools.wraps(from_tensors)
+    def noting(*args, **kwargs):
+        images = from_tensors(*args, **kwargs)
+        sizes = images.image_sizes
+        # Under torch.jit.trace they are tensors, which follow the images.
+        note_image_sizes(images.tensor, torch.stack(sizes) if torch.jit.is_tracing() else sizes)
+        return images
 
-
-def _noting(*args, **kwargs):
-    images = _plain(*args, **kwargs)
-    sizes = images.image_sizes
-    # Under torch.jit.trace they are tensors, which follow the images.
-    note_image_sizes(images.tensor, torch.stack(sizes) if torch.jit.is_tracing() else sizes)
-    return images
+    # A scripted program cannot note anything: TorchScript compiles the plain function in its place.
+    noting.__prepare_scriptable__ = lambda: from_tensors
+    return noting

@@ -1,20 +1,22 @@
-"""From a config of Detectron2, YAML or LazyConfig, to a finished, reported run.
+"""Detectron2 as train, test and predict want a framework: runs.host.Host.
 
-The functions behind tools/train_detectron2.py and tools/predict.py. Both kinds of config run through
-one loop of Detectron2's trainer, hooks and evaluators. Checkpoints are read without executing.
+Both kinds of config, YAML and LazyConfig, run through one loop of Detectron2's trainer, hooks and
+evaluators. Checkpoints are read without executing.
 """
 
 import contextlib
-import logging
+import json
+import os
+import sys
 import time
-import warnings
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import detectron2.data.transforms as T
 import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import (
     AMPTrainer,
@@ -24,23 +26,41 @@ from detectron2.engine import (
     default_writers,
     hooks,
 )
+from detectron2.engine import launch as detectron2_launch
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.structures import BoxMode
 from detectron2.structures.masks import polygons_to_bitmask
 from detectron2.utils import comm
+from detectron2.utils.comm import is_main_process as is_main_process
 from detectron2.utils.logger import setup_logger
-from omegaconf import DictConfig, ListConfig
 from PIL import Image
+from torch.multiprocessing import ProcessExitedException
 
 from ...checkpoints import read_checkpoint
-from ...errors import UserError
+from ...errors import UserError, exit_with_sentence
 from ...network.variants import nearest
-from ...runs.report import detectron2_metrics
-from ...runs.visualize import draw_instances, draw_label_map, enlarged, palette_of
-from . import training as recipe
+from ...runs import preparation
+from ...runs.host import Entry, Example
+from ...runs.visualize import draw_instances, draw_label_map, palette_of
+from . import data
 from .configs import Run, YamlRun
-from .configs import load_config as load_config  # for the tools, beside what runs it
+from .configs import load_config as load_config  # part of the contract
+
+WORK_DIRS = "work_dirs/detectron2"
+# Of an evaluator_type, how the files lie.
+DATA = {"coco": "coco", "sem_seg": "ade20k", data.LABELS_FROM_1: "ade20k"}
+
+# What Detectron2 logs, by the names of report.METRICS, and the factor to their scale.
+METRICS = {
+    "sem_seg/mIoU": ("mIoU", 1.0),
+    "sem_seg/mACC": ("mAcc", 1.0),
+    "sem_seg/pACC": ("aAcc", 1.0),
+    "bbox/AP": ("coco/bbox_mAP", 0.01),
+    "bbox/AP50": ("coco/bbox_mAP_50", 0.01),
+    "segm/AP": ("coco/segm_mAP", 0.01),
+    "segm/AP50": ("coco/segm_mAP_50", 0.01),
+}
 
 # Console lines that hide the ones one looks for; the log file keeps them.
 TALKATIVE = (
@@ -54,50 +74,75 @@ TALKATIVE = (
 
 
 # ---- before a run --------------------------------------------------------------------------------
-LAYOUTS = {
-    "coco": """\
-    {root}/
-      train2017/*.jpg   val2017/*.jpg
-      annotations/instances_train2017.json   annotations/instances_val2017.json
-  from cocodataset.org: train2017.zip, val2017.zip, annotations_trainval2017.zip""",
-    "sem_seg": """\
-    {root}/
-      images/training/*.jpg        images/validation/*.jpg
-      annotations/training/*.png   annotations/validation/*.png
-  from ADEChallengeData2016.zip of the MIT scene parsing benchmark""",
-}
+def quiet_warnings() -> None:
+    """Silence the frameworks' own deprecation warnings; not ours."""
+    preparation.quiet_warnings(
+        ("detectron2", "fvcore", "torch", "torchvision", "pycocotools", "pkg_resources"),
+        loggers=("torch.utils.cpp_extension", "torch.fx._symbolic_trace"),
+    )
 
 
-def check_data(run: Run, *, train: bool = True) -> None:
+def overrides(args: Namespace) -> list[str]:
+    """The key=value of the command line."""
+    return args.options
+
+
+def take_options(run: Run, args: Namespace) -> None:
+    """The processes, and with --eval-only of train that there are weights to evaluate."""
+    args.num_gpus = max(args.num_gpus, 1)  # 0, as elsewhere: one process on the CPU
+    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
+        raise UserError(
+            f"--num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()}"
+        )
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise UserError("--num-machines needs --dist-url tcp://HOST:PORT, the same on all machines")
+    run.processes = args.num_gpus * args.num_machines
+    if getattr(args, "eval_only", False) and not args.resume and not run.settings.weights:
+        raise UserError(
+            "nothing to evaluate: give train.init_checkpoint=FILE, in YAML MODEL.WEIGHTS=FILE, or "
+            "--resume for the last checkpoint of the run"
+        )
+
+
+def work_dir(run: Run) -> Path | None:
+    """The folder of the run; None for ./output, Detectron2's default."""
+    folder = run.settings.output_dir
+    return None if folder == "./output" else Path(folder)
+
+
+def set_work_dir(run: Run, folder: Path) -> None:
+    """Let the run write there."""
+    run.set(output_dir=str(folder))
+
+
+def check_data(run: Run, splits: Sequence[str] = ("train", "val")) -> None:
     """UserError for an unregistered data set, and with the expected layout for missing files."""
     settings = run.settings
-    splits = {"train": settings.train_data if train else [], "test": settings.test_data}
-    for split, name in ((split, name) for split, names in splits.items() for name in names):
+    of = {"train": settings.train_data, "val": settings.test_data, "test": settings.test_data}
+    wanted = [(split, name) for split in splits for name in of[split]]
+    for split, name in wanted:
         if name not in DatasetCatalog.list():
             raise UserError(
                 f"no data set {name!r} is registered; {nearest(name, DatasetCatalog.list())}"
             )
-        if isinstance(run, YamlRun) and split == "test":
-            recipe.evaluator_type(name)
+        if isinstance(run, YamlRun) and split != "train":
+            data.evaluator_type(name)
         meta = MetadataCatalog.get(name)
         keys = ("json_file", "image_root", "sem_seg_root")
         paths = [Path(meta.get(key)) for key in keys if meta.get(key)]
         missing = [path for path in paths if "://" not in str(path) and not path.exists()]
         if missing:
-            kind, up = meta.get("evaluator_type"), Path(meta.image_root).parent
-            root = up.parent if kind == "sem_seg" else up
-            expected = LAYOUTS[kind].format(root=root) if kind in LAYOUTS else f"    {paths}"
-            raise UserError(
-                f"the {split} data is not there: {missing[0]} is missing. Expected layout:\n"
-                f"{expected}\n"
-                "  Link or copy it there, or set DETECTRON2_DATASETS to the folder above it, or try the "
-                "run on generated data first: add --sample"
-            )
+            kind = DATA.get(meta.get("evaluator_type"))
+            up = Path(meta.image_root).parent if kind else None
+            root = up.parent if kind == "ade20k" else up
+            expected = preparation.LAYOUTS[kind].format(root=root) if kind else f"    {paths}"
+            way = "set DETECTRON2_DATASETS to the folder above it"
+            raise preparation.missing_data(split, missing[0], expected, way)
 
 
-def fit_to_device(run: Run, processes: int) -> None:
+def fit_to_device(run: Run) -> None:
     """Replace what this machine cannot run, in place, and say so in a line."""
-    batch = run.settings.batch
+    batch, processes = run.settings.batch, run.processes
     if batch % processes:
         raise UserError(f"a batch of {batch} pictures cannot be split over {processes} processes")
     if torch.cuda.is_available():
@@ -105,49 +150,47 @@ def fit_to_device(run: Run, processes: int) -> None:
     changes = [f"{run.settings.device} -> cpu"] if run.settings.device != "cpu" else []
     changes += ["mixed precision -> float32"] if run.settings.amp else []
     run.set(device="cpu", amp=False)
-    count = _replace_sync_bn(run.cfg)
+    count = preparation.replace_sync_bn(run.cfg)
     changes += [f"SyncBN -> BN ({count} places)"] if count else []
     if changes:
         print(f"without a GPU, {processes} process{'es' * (processes > 1)}: {'; '.join(changes)}")
 
 
-def _replace_sync_bn(node) -> int:
-    """Change every "SyncBN" in a config to "BN"; returns how many there were."""
-    keys = range(len(node)) if isinstance(node, (list, ListConfig)) else list(node)
-    count = 0
-    for key in keys:
-        if isinstance(node[key], (CfgNode, DictConfig, ListConfig)):
-            count += _replace_sync_bn(node[key])
-        elif isinstance(node[key], str) and node[key] == "SyncBN":
-            node[key] = "BN"
-            count += 1
-    return count
+# ---- the run -------------------------------------------------------------------------------------
+def launch(work, args: Namespace, run: Run) -> None:
+    """Here, if this process is alone; else in as many processes as --num-gpus says, which read the
+    config for themselves."""
+    if run.processes == 1:
+        work(args, run)
+        return
+    try:
+        detectron2_launch(
+            _in_process, args.num_gpus, num_machines=args.num_machines,
+            machine_rank=args.machine_rank, dist_url=args.dist_url, args=(work, args),
+        )  # fmt: skip
+    except ProcessExitedException as error:  # the process has said why
+        sys.exit(error.exit_code)
 
 
-def quiet_warnings() -> None:
-    """Silence the frameworks' own deprecation warnings; not ours."""
-    for package in ("detectron2", "fvcore", "torch", "torchvision", "pycocotools", "pkg_resources"):
-        warnings.filterwarnings("ignore", module=rf"{package}(\.|$)")
-    for logger in ("torch.utils.cpp_extension", "torch.fx._symbolic_trace"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
+def _in_process(work, args: Namespace) -> None:
+    with exit_with_sentence():
+        if not torch.cuda.is_available():
+            torch.set_num_threads(max(1, os.cpu_count() // args.num_gpus))
+        work(args, None)
 
 
 def set_up(run: Run, args) -> None:
     """Detectron2's own set-up (log, saved config, seed), with a console that leaves out what is in
     the log file anyway."""
     output, rank = run.settings.output_dir, comm.get_rank()
-    # in default_setup's own words: the loggers are cached by them
-    for logger in (
+    loggers = [  # in default_setup's own words: they are cached by them
         setup_logger(output, distributed_rank=rank, name="fvcore"),
         setup_logger(output, distributed_rank=rank),
-    ):
-        for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.addFilter(lambda record: not record.getMessage().startswith(TALKATIVE))
+    ]
+    preparation.shorten_console(loggers, TALKATIVE)
     default_setup(run.cfg, args)
 
 
-# ---- the run -------------------------------------------------------------------------------------
 @contextlib.contextmanager
 def _refused(part: str):
     """A UserError for what the callables that a config names refuse."""
@@ -160,7 +203,7 @@ def _refused(part: str):
 
 
 def build(run: Run) -> torch.nn.Module:
-    """The model; UserError when the config asks for what its parts refuse."""
+    """The model on the config's device; UserError when the config asks for what its parts refuse."""
     with _refused("model"):
         return run.build_model()
 
@@ -183,7 +226,7 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
     main = comm.is_main_process()
     every = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=scheduler)]
     saving = [hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)] if main else []
-    evaluation = [hooks.EvalHook(settings.eval_period, lambda: evaluate(run, wrapped))]
+    evaluation = [hooks.EvalHook(settings.eval_period, lambda: results_of(run, wrapped))]
     trainer.register_hooks([*every, *saving, *evaluation])
     checkpointer.resume_or_load(settings.weights, resume=resume)
     if main:
@@ -202,7 +245,7 @@ def _set_aside(metrics: Path) -> None:
         metrics.rename(metrics.with_name(f"metrics_until_{time.strftime('%Y%m%d_%H%M%S')}.json"))
 
 
-def evaluate(run: Run, model: torch.nn.Module) -> dict:
+def results_of(run: Run, model: torch.nn.Module) -> dict:
     """Detectron2's results on the test data: {"bbox": {"AP": percent, ..}, ..}; {} off the main process."""
     results = {}
     for dataset in run.settings.test_data:
@@ -214,9 +257,16 @@ def evaluate(run: Run, model: torch.nn.Module) -> dict:
     return results if len(results) > 1 else next(iter(results.values()), {})
 
 
-def metrics_of(results: dict) -> dict:
-    """The results by the names that report.py knows."""
-    return detectron2_metrics(flatten_results_dict(results))
+def evaluate(run: Run, checkpoint: str) -> dict[str, float]:
+    """The metrics of a checkpoint, loaded whole, on the test data; {} off the main process."""
+    model = build(run)
+    load_trained(model, checkpoint)
+    return _metrics(flatten_results_dict(results_of(run, model)))
+
+
+def _metrics(record: dict) -> dict[str, float]:
+    """The metrics in a record of Detectron2 ("bbox/AP50", in percent) by report's names and scale."""
+    return {name: factor * record[k] for k, (name, factor) in METRICS.items() if k in record}
 
 
 def load_trained(model: torch.nn.Module, checkpoint: str) -> None:
@@ -226,29 +276,69 @@ def load_trained(model: torch.nn.Module, checkpoint: str) -> None:
         UserError: unreadable, or a parameter is missing, left over or of another shape.
     """
     content = read_checkpoint(checkpoint)
-    state, wanted = content.get("model", content), model.state_dict()
-    problems = [f"{name} is missing" for name in wanted if name not in state]
-    problems += [f"{name} is left over" for name in state if name not in wanted]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, the model's {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
-    ]
-    if problems:
-        own = Path(checkpoint).parent / "config.yaml"
-        advice = f"; its run's own config is {own}" if own.exists() else ""
-        raise UserError(
-            f"{checkpoint} does not fit this config in {len(problems)} parameters "
-            f"({problems[0]}){advice}"
-        )
-    model.load_state_dict(state)
+    own = Path(checkpoint).parent / "config.yaml"
+    state = content.get("model", content)
+    preparation.load_whole(model, state, checkpoint, own if own.exists() else None)
 
 
-# ---- pictures ------------------------------------------------------------------------------------
+def initial_weights(run: Run) -> str:
+    """MODEL.WEIGHTS or train.init_checkpoint."""
+    return run.settings.weights
+
+
+def last_checkpoint(run: Run) -> Path | None:
+    """The newest one in the work directory."""
+    folder = Path(run.settings.output_dir)
+    name = folder / "last_checkpoint"
+    return folder / name.read_text().strip() if name.is_file() else None
+
+
+def own_config(run: Run) -> Path:
+    """Where Detectron2's set-up writes a run's config, of either kind."""
+    return Path(run.settings.output_dir) / "config.yaml"
+
+
+def read_log(work_dir: Path) -> Iterator[Entry]:
+    """Detectron2's metrics.json, to which a resumed session appends."""
+    log = work_dir / "metrics.json"
+    for line in log.read_text().splitlines() if log.exists() else ():
+        record = json.loads(line)
+        losses = {key: value for key, value in record.items() if key.startswith("loss")}
+        if "total_loss" in record:
+            at = record["iteration"]
+            yield Entry(
+                validation=False, iteration=at, record={**losses, "loss": record["total_loss"]}
+            )
+        metrics = _metrics(record)
+        if metrics:
+            yield Entry(validation=True, iteration=record["iteration"], record=metrics)
+
+
+def examples(run: Run, model: torch.nn.Module, count: int) -> Iterator[Example]:
+    """The first `count` test pictures with their records and the model's outputs."""
+    if not run.settings.test_data:
+        return
+    dataset = run.settings.test_data[0]
+    meta, records = MetadataCatalog.get(dataset), DatasetCatalog.get(dataset)[:count]
+    model.test_mapper = run.build_test_mapper()
+    model.eval()
+    for record in records:
+        image = np.asarray(Image.open(record["file_name"]).convert("RGB"))
+        yield Example(image, truth=record, prediction=infer(model, image[..., ::-1]), meta=meta)
+
+
+# ---- models and pictures ---------------------------------------------------------------------------
+def build_model(run: Run, device: str) -> torch.nn.Module:
+    """The config's model with fresh weights; on the device "meta" it holds no memory."""
+    run.set(device=device)
+    # made on the CPU and moved, as Detectron2 does it; but memory that never was needs no move
+    with torch.device("meta") if device == "meta" else contextlib.nullcontext():
+        return build(run)
+
+
 def load_model(run: Run, checkpoint: str, device: str | None = None) -> torch.nn.Module:
     """A trained model ready for `infer`, with `test_mapper` and `dataset_meta`."""
-    run.set(device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model = build(run)
+    model = build_model(run, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     load_trained(model, checkpoint)
     model.test_mapper = run.build_test_mapper()
     model.dataset_meta = MetadataCatalog.get((run.settings.test_data or ["__unnamed"])[0])
@@ -303,25 +393,3 @@ def _classes_and_palette(meta, kind: str):
     if not classes:
         raise UserError(f"the data set {meta.name!r} names no {kind}_classes in its metadata")
     return classes, meta.get(f"{kind}_colors") or palette_of(len(classes))
-
-
-def prediction_rows(run: Run, model: torch.nn.Module, count: int, score_threshold=0.3) -> list:
-    """Picture, ground truth and prediction of the first `count` test pictures."""
-    if not run.settings.test_data:
-        return []
-    dataset = run.settings.test_data[0]
-    meta, records = MetadataCatalog.get(dataset), DatasetCatalog.get(dataset)[:count]
-    model.test_mapper = run.build_test_mapper()
-    model.eval()
-    rows = []
-    for record in records:
-        image = np.asarray(Image.open(record["file_name"]).convert("RGB"))
-        output = infer(model, image[..., ::-1])
-        rows.append(
-            [
-                enlarged(image)[0],
-                draw_truth(image, record, meta),
-                draw_prediction(image, output, meta, score_threshold),
-            ]
-        )
-    return rows

@@ -18,5 +18,8 @@ except ImportError as error:
 
 from .backbone import ConvNeXt, ConvNeXtV2
 from .optimizer import ConvNeXtLayerDecay
+from .patches import SAFE_READING
 
 __all__ = ["ConvNeXt", "ConvNeXtLayerDecay", "ConvNeXtV2"]
+
+SAFE_READING.apply()

@@ -1,34 +1,16 @@
-"""ConvNeXt and ConvNeXtV2 for MMDetection, MMSegmentation and whatever else is built on MMEngine.
+"""ConvNeXt and ConvNeXtV2 as MMEngine's models have them."""
 
-    custom_imports = dict(imports=["convnext_backbones.adapters.openmmlab"])
-    model = dict(backbone=dict(type="ConvNeXtV2", arch="tiny", out_indices=(0, 1, 2, 3),
-                               pretrained="convnextv2_tiny.fcmae_ft_in1k"), ...)
-
-Importing this module also replaces MMEngine's checkpoint reading for files and URLs by one that
-never executes what it reads (training/mmengine_checkpoints.py says why).
-"""
-
-try:
-    from mmengine.logging import print_log
-    from mmengine.model import initialize
-    from mmengine.registry import MODELS as MMENGINE_MODELS
-except ImportError as error:
-    raise ImportError(
-        "convnext_backbones.adapters.openmmlab needs MMEngine: pip install mmengine "
-        "(or onedl-mmengine, the maintained fork)"
-    ) from error
-
+from mmengine.logging import print_log
+from mmengine.model import initialize
+from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import Tensor
 
 from ...checkpoints import load_pretrained
 from ...network import convnext
 from ...network.padding import Sizes, noted_image_sizes
 from ...registry import MODELS
-from . import optimizer as mmengine_optimizer  # noqa: F401  (registers ConvNeXtLayerDecay)
-from .checkpoints import register_safe_reading
-from .padding import register_size_notes
-
-register_safe_reading()
+from .patches import SIZE_NOTES
+from .registration import register
 
 
 class _ForMMEngine:
@@ -56,7 +38,7 @@ class _ForMMEngine:
             init_cfg = dict(type="Pretrained", checkpoint=pretrained)
         self.ignore_padding = ignore_padding
         if ignore_padding:
-            register_size_notes()
+            SIZE_NOTES.apply()
         self.init_cfg = init_cfg
         self.is_init = False
 
@@ -82,15 +64,14 @@ class _ForMMEngine:
         self.is_init = True
 
 
-# Both in MMEngine's root registry (`type="ConvNeXtV2"`) and in the scope of this package
-# (`type="convnext_backbones.ConvNeXtV2"`).
-@MMENGINE_MODELS.register_module()
-@MODELS.register_module()
 class ConvNeXt(_ForMMEngine, convnext.ConvNeXt):
     __doc__ = convnext.ConvNeXt.__doc__
 
 
-@MMENGINE_MODELS.register_module()
-@MODELS.register_module()
 class ConvNeXtV2(_ForMMEngine, convnext.ConvNeXtV2):
     __doc__ = convnext.ConvNeXtV2.__doc__
+
+
+for backbone in (ConvNeXt, ConvNeXtV2):
+    register(MODELS, backbone)  # type="convnext_backbones.ConvNeXtV2"
+    register(MMENGINE_MODELS, backbone)  # type="ConvNeXtV2"

@@ -16,9 +16,9 @@ import numpy as np
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import HOOKS
-from mmengine.runner import CheckpointLoader
 
 from ...checkpoints import read_checkpoint
+from .registration import register
 
 
 def _statistics_method(owner, name: str):
@@ -38,13 +38,6 @@ def read_training_checkpoint(filename: str, map_location="cpu") -> dict:
     return read_checkpoint(filename, allowed=WRITTEN_BY_MMENGINE, map_location=map_location)
 
 
-def register_safe_reading() -> None:
-    """Make MMEngine read files and URLs through read_training_checkpoint, in this process."""
-    for prefix in ("", "http://", "https://"):
-        CheckpointLoader.register_scheme(prefix, read_training_checkpoint, force=True)
-
-
-@HOOKS.register_module()
 class DropStoredConfigHook(Hook):
     """Take the stored config text out of a loaded checkpoint, so that resuming cannot execute it."""
 
@@ -52,3 +45,6 @@ class DropStoredConfigHook(Hook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         checkpoint.get("meta", {}).pop("config", None)
+
+
+register(HOOKS, DropStoredConfigHook)

@@ -19,11 +19,11 @@ from torch import nn
 from ...network.convnext import Trunk
 from ...network.variants import nearest
 from ...recipes.layer_decay import parameter_groups, unwrapped
+from .registration import register
 
 MULTIPLIERS = ("lr_mult", "decay_mult")
 
 
-@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class ConvNeXtLayerDecay:
     """Builds the optimizer wrapper of a model with one ConvNeXt or ConvNeXtV2 in it.
 
@@ -112,3 +112,6 @@ class ConvNeXtLayerDecay:
     def _custom_key(self, name: str) -> str | None:
         matching = sorted(key for key in self.custom_keys if key in unwrapped(name))
         return max(matching, key=len, default=None)
+
+
+register(OPTIM_WRAPPER_CONSTRUCTORS, ConvNeXtLayerDecay)

@@ -5,23 +5,23 @@ in training, testing, test-time augmentation and single predictions alike, has t
 samples.
 """
 
-from mmengine.model import BaseDataPreprocessor
+import functools
+
 from torch import Tensor
 
 from ...network.padding import note_image_sizes
 
-_plain = BaseDataPreprocessor.__call__
 
+def noting_sizes(preprocess):
+    """A data preprocessor's __call__ that also notes img_shape for the batch it returns."""
 
-def register_size_notes() -> None:
-    """Make every data preprocessor of this process note img_shape for the batch it returns."""
-    BaseDataPreprocessor.__call__ = _noting
+    @functools.wraps(preprocess)
+    def noting(self, *args, **kwargs):
+        data = preprocess(self, *args, **kwargs)
+        if isinstance(data, dict) and isinstance(data.get("inputs"), Tensor):
+            samples = data.get("data_samples") or []
+            if samples and all("img_shape" in sample for sample in samples):
+                note_image_sizes(data["inputs"], [tuple(s.img_shape[:2]) for s in samples])
+        return data
 
-
-def _noting(self, *args, **kwargs):
-    data = _plain(self, *args, **kwargs)
-    if isinstance(data, dict) and isinstance(data.get("inputs"), Tensor):
-        samples = data.get("data_samples") or []
-        if samples and all("img_shape" in sample for sample in samples):
-            note_image_sizes(data["inputs"], [tuple(s.img_shape[:2]) for s in samples])
-    return data
+    return noting

@@ -1,46 +1,38 @@
-"""From a config to a finished, reported run of MMDetection or MMSegmentation.
-
-The functions behind tools/train.py, tools/test.py and tools/predict.py.
-"""
+"""MMDetection and MMSegmentation as train, test and predict want a framework: runs.host.Host."""
 
 import contextlib
 import copy
-import difflib
 import io
-import logging
+import json
+import os
 import warnings
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import mmdet.models  # noqa: F401  (registers what configs name)
 import mmseg.models  # noqa: F401
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
-from mmengine.dist import is_main_process
+from mmengine.dist import is_main_process as is_main_process
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 
 from ...errors import UserError
-from ...runs.visualize import draw_instances, draw_label_map, enlarged, palette_of
-from . import backbone as openmmlab  # noqa: F401  (registers the backbones and safe reading)
+from ...runs import preparation
+from ...runs.host import Entry, Example
+from ...runs.report import METRICS
+from ...runs.sample import ensure_sample_data
+from ...runs.visualize import draw_instances, draw_label_map, palette_of
 from .checkpoints import read_training_checkpoint
-from .sample import ensure_sample_data, shrink_backbone, shrink_detection, shrink_segmentation
+from .sample import shrink_backbone, shrink_detection, shrink_segmentation
 
-LAYOUTS = {
-    "mmseg": """\
-    {root}/
-      images/training/*.jpg        images/validation/*.jpg
-      annotations/training/*.png   annotations/validation/*.png
-  from ADEChallengeData2016.zip of the MIT scene parsing benchmark""",
-    "mmdet": """\
-    {root}/
-      train2017/*.jpg   val2017/*.jpg
-      annotations/instances_train2017.json   annotations/instances_val2017.json
-  from cocodataset.org: train2017.zip, val2017.zip, annotations_trainval2017.zip""",
-}
+WORK_DIRS = "work_dirs"
+DATA = {"mmdet": "coco", "mmseg": "ade20k"}  # default scope to the kind of its data
 
 # Console lines that hide the ones one looks for; the log file keeps them.
 TALKATIVE = (
@@ -48,6 +40,9 @@ TALKATIVE = (
     "self.paramwise_cfg", "Build LearningRateDecay", "Name of parameter", "Distributed training",
     '"FileClient"', '"HardDiskBackend"',
 )  # fmt: skip
+
+# What a config or an override of it that does not fit ends in.
+CONFIG_ERRORS = (KeyError, IndexError, ValueError, TypeError, AttributeError)
 
 
 class QuietRunner(Runner):
@@ -61,9 +56,7 @@ class QuietRunner(Runner):
 
     def build_logger(self, *args, **kwargs):
         logger = super().build_logger(*args, **kwargs)
-        for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.addFilter(lambda record: not record.getMessage().startswith(TALKATIVE))
+        preparation.shorten_console([logger], TALKATIVE)
         return logger
 
     def build_optim_wrapper(self, optim_wrapper):
@@ -76,11 +69,28 @@ class QuietRunner(Runner):
         return built
 
 
+# ---- before a run --------------------------------------------------------------------------------
 def quiet_warnings() -> None:
     """Silence the frameworks' own deprecation warnings; not ours."""
-    for package in ("mmengine", "mmcv", "mmdet", "mmseg", "torch", "torchvision", "pycocotools"):
-        warnings.filterwarnings("ignore", module=rf"{package}(\.|$)")
-    warnings.filterwarnings("ignore", message=".*(build_loss|avg_non_ignore|align_corners).*")
+    preparation.quiet_warnings(
+        ("mmengine", "mmcv", "mmdet", "mmseg", "torch", "torchvision", "pycocotools"),
+        messages=".*(build_loss|avg_non_ignore|align_corners).*",
+    )
+
+
+def overrides(args: Namespace) -> dict:
+    """--cfg-options, with values as MMEngine reads them."""
+    for pair in args.cfg_options:
+        if "=" not in pair:
+            raise UserError(
+                f"{pair!r} is no override; write key=value, e.g. train_dataloader.batch_size=4"
+            )
+    found = Namespace()
+    try:
+        DictAction([], "options")(None, found, args.cfg_options)
+    except AssertionError as error:  # brackets that do not close
+        raise UserError(f"--cfg-options {' '.join(args.cfg_options)}: {error}") from error
+    return found.options
 
 
 def load_config(
@@ -92,16 +102,12 @@ def load_config(
     Raises:
         UserError: it is missing, cannot be read, or is neither MMDetection's nor MMSegmentation's.
     """
-    file = Path(path)
-    if not file.is_file():
-        known = [str(p) for p in Path("configs").glob("*.py")]
-        near = difflib.get_close_matches(str(path), known, n=5, cutoff=0.0)
-        raise UserError(f"there is no config {path}; near it: {', '.join(near) or 'none'}")
+    file = preparation.existing_config(path)
     try:
         cfg = Config.fromfile(file)
-    except (SyntaxError, FileNotFoundError, KeyError, ValueError) as error:
+    except (SyntaxError, OSError, ImportError, NameError, *CONFIG_ERRORS) as error:
         raise UserError(f"config {path} cannot be read: {error}") from error
-    if cfg.get("default_scope") not in LAYOUTS:
+    if cfg.get("default_scope") not in DATA:
         raise UserError(
             f"config {path} has default_scope={cfg.get('default_scope')!r}; "
             "this tool runs 'mmdet' and 'mmseg' configs"
@@ -109,27 +115,52 @@ def load_config(
     if sample:
         use_sample(cfg)
     if shrink:
-        _print_changes("--shrink", shrink_backbone(cfg))
-    cfg.merge_from_dict(options or {})
+        preparation.print_changes("--shrink", shrink_backbone(cfg))
+    try:
+        cfg.merge_from_dict(options or {})
+    except CONFIG_ERRORS as error:
+        raise UserError(f"--cfg-options do not fit {path}: {error}") from error
     return cfg
 
 
 def use_sample(cfg: Config) -> None:
     """Put a config on the sample data, in place, and print what changed."""
     shrink = shrink_segmentation if cfg.default_scope == "mmseg" else shrink_detection
-    _print_changes("--sample", shrink(cfg, ensure_sample_data()))
+    preparation.print_changes("--sample", shrink(cfg, ensure_sample_data()))
 
 
-def _print_changes(option: str, lines: list[str]) -> None:
-    print(f"{option} changes this config:")
-    for line in lines:
-        print(f"  {line}")
+def take_options(cfg: Config, args: Namespace) -> None:
+    """--launcher, --local-rank, --auto-scale-lr of train and --tta of test, into the config."""
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg.launcher = args.launcher
+    if getattr(args, "auto_scale_lr", False):
+        if not cfg.get("auto_scale_lr", {}).get("base_batch_size"):
+            raise UserError(
+                f"{args.config} does not say for which batch its lr is; set "
+                "auto_scale_lr=dict(base_batch_size=...) in it, or leave out --auto-scale-lr"
+            )
+        cfg.auto_scale_lr.enable = True
+    if getattr(args, "tta", False):
+        if "tta_pipeline" not in cfg:
+            raise UserError(f"{args.config} has no tta_pipeline; leave out --tta")
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.model = dict(**cfg.tta_model, module=cfg.model)
 
 
-def check_data(cfg: Config, loaders=("train", "val")) -> None:
+def work_dir(cfg: Config) -> Path | None:
+    """The folder of the run; None if the config names none."""
+    return Path(cfg.work_dir) if cfg.get("work_dir") else None
+
+
+def set_work_dir(cfg: Config, folder: Path) -> None:
+    """Let the run write there."""
+    cfg.work_dir = str(folder)
+
+
+def check_data(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
     """UserError that shows the expected layout when a data set's files are missing."""
-    for loader in loaders:
-        dataset = (cfg.get(f"{loader}_dataloader") or {}).get("dataset", {})
+    for split in splits:
+        dataset = (cfg.get(f"{split}_dataloader") or {}).get("dataset", {})
         while "dataset" in dataset:  # wrappers such as RepeatDataset
             dataset = dataset.dataset
         if "://" in str(dataset.get("data_root")):  # a store that MMEngine reads by itself
@@ -138,21 +169,18 @@ def check_data(cfg: Config, loaders=("train", "val")) -> None:
         parts = [*dataset.get("data_prefix", {}).values(), dataset.get("ann_file")]
         missing = [root / part for part in parts if part and not (root / part).exists()]
         if missing:
-            layout = LAYOUTS[cfg.default_scope].format(root=str(root))
-            raise UserError(
-                f"the {loader} data is not there: {missing[0]} is missing. Expected layout:\n"
-                f"{layout}\n"
-                "  Link or copy it there, or set data_root in the config, or try the run on "
-                "generated data first: add --sample"
+            expected = preparation.LAYOUTS[DATA[cfg.default_scope]].format(root=root)
+            raise preparation.missing_data(
+                split, missing[0], expected, way="set data_root in the config"
             )
 
 
-def fit_to_device(cfg: Config, launcher: str = "none") -> None:
+def fit_to_device(cfg: Config) -> None:
     """Replace what this machine cannot run, in place, and say so in a line."""
-    cuda = torch.cuda.is_available()
+    launcher, cuda = cfg.get("launcher", "none"), torch.cuda.is_available()
     changes = []
     if launcher == "none" or not cuda:
-        count = _replace_sync_bn(cfg.model)
+        count = preparation.replace_sync_bn(cfg.model)
         if count:
             changes.append(f"SyncBN -> BN ({count} places; SyncBN needs several GPU processes)")
     if not cuda and cfg.optim_wrapper.type == "AmpOptimWrapper":
@@ -175,23 +203,89 @@ def fit_to_device(cfg: Config, launcher: str = "none") -> None:
               + "; ".join(changes))  # fmt: skip
 
 
-def _replace_sync_bn(node) -> int:
-    """Rename every SyncBN below a config node to BN; returns how many there were."""
-    if isinstance(node, dict):
-        count = sum(_replace_sync_bn(child) for child in node.values())
-        if node.get("type") == "SyncBN":
-            node["type"] = "BN"
-            count += 1
-        return count
-    return sum(_replace_sync_bn(child) for child in node) if isinstance(node, (list, tuple)) else 0
+# ---- the run -------------------------------------------------------------------------------------
+def launch(work, args: Namespace, cfg: Config) -> None:
+    """torchrun or another launcher has started the processes; this is one of them."""
+    work(args, cfg)
 
 
+def set_up(cfg: Config, args: Namespace) -> None:
+    """MMEngine's runner sets up its log, seed and ranks itself."""
+
+
+def train(cfg: Config, *, resume: bool) -> Runner:
+    """Train, validate and save as the config says."""
+    if resume:
+        cfg.resume = True
+    runner = QuietRunner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def evaluate(cfg: Config, checkpoint: str) -> dict[str, float]:
+    """The metrics of a checkpoint, loaded whole, on the test data."""
+    cfg.update(load_from=None, resume=False)
+    cfg.model.get("module", cfg.model).backbone.init_cfg = None  # below test-time augmentation
+    runner = QuietRunner.from_cfg(cfg)
+    model = runner.model
+    while hasattr(model, "module"):  # below test-time augmentation and DDP
+        model = model.module
+    load_trained(model, checkpoint)
+    return runner.test()
+
+
+def initial_weights(cfg: Config) -> str:
+    """load_from: the weights of a whole model."""
+    return cfg.get("load_from") or ""
+
+
+def last_checkpoint(cfg: Config) -> Path | None:
+    """The newest one in the work directory."""
+    name = Path(cfg.work_dir) / "last_checkpoint"
+    return Path(name.read_text().strip()) if name.is_file() else None
+
+
+def own_config(cfg: Config) -> Path:
+    """MMEngine writes a run's config by its file's name."""
+    return Path(cfg.work_dir) / Path(cfg.filename).name
+
+
+def read_log(work_dir: Path) -> Iterator[Entry]:
+    """MMEngine's scalars.json, a file a session."""
+    for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
+        last_iteration = 0
+        for line in file.read_text().splitlines():
+            record = json.loads(line)
+            if "loss" in record:
+                last_iteration = record.get("iter", record["step"])
+                yield Entry(validation=False, iteration=last_iteration, record=record)
+            elif METRICS.keys() & record.keys():
+                # epoch-based validation counts epochs: place it behind the iterations before it
+                at = max(record["step"], last_iteration)
+                yield Entry(validation=True, iteration=at, record=record)
+
+
+def examples(cfg: Config, runner: Runner, count: int) -> Iterator[Example]:
+    """The first `count` validation pictures with their data samples."""
+    if not cfg.get("val_dataloader"):
+        return
+    dataset = runner.val_dataloader.dataset
+    model = runner.model.eval()
+    for index in range(min(count, len(dataset))):
+        data = pseudo_collate([dataset[index]])
+        with torch.no_grad():
+            sample = model.test_step(data)[0]
+        image = np.asarray(Image.open(sample.img_path).convert("RGB"))
+        yield Example(image, truth=sample, prediction=sample, meta=dataset.metainfo)
+
+
+# ---- models and pictures -------------------------------------------------------------------------
 def build_model(cfg: Config, device: str = "meta") -> torch.nn.Module:
     """The config's model with fresh weights, for evaluation; on the meta device it holds no memory."""
     init_default_scope(cfg.default_scope)
     settings = copy.deepcopy(cfg.model)
     settings.backbone.init_cfg = None
-    _replace_sync_bn(settings)
+    preparation.replace_sync_bn(settings)
     with warnings.catch_warnings(), torch.device(device):
         warnings.simplefilter("ignore")  # the frameworks', on their own deprecations
         return MODELS.build(settings).eval()
@@ -204,35 +298,14 @@ def load_trained(model: torch.nn.Module, checkpoint: str) -> dict:
         UserError: unreadable, or a parameter is missing, left over or of another shape.
     """
     content = read_training_checkpoint(checkpoint)
-    state = content.get("state_dict", content)
-    wanted = model.state_dict()
-    missing = [name for name in wanted if name not in state]
-    left = [name for name in state if name not in wanted]
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, the model's {tuple(wanted[name].shape)}"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
-    ]
-    if missing or left or shapes:
-        example = (
-            shapes or [f"{n} is missing" for n in missing] or [f"{n} is left over" for n in left]
-        )[0]
-        own = sorted(Path(checkpoint).parent.glob("*.py"))
-        advice = f"; its run's own config is {own[0]}" if own else ""
-        raise UserError(
-            f"{checkpoint} does not fit this config: {len(missing)} parameters missing, {len(left)} "
-            f"left over, {len(shapes)} of another shape ({example}){advice}"
-        )
-    model.load_state_dict(state)
+    own = next(iter(sorted(Path(checkpoint).parent.glob("*.py"))), None)
+    preparation.load_whole(model, content.get("state_dict", content), checkpoint, own)
     return content.get("meta", {})
 
 
 def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> torch.nn.Module:
     """A trained model ready for inference, with `cfg` and `dataset_meta` as the hosts expect."""
-    init_default_scope(cfg.default_scope)
-    _replace_sync_bn(cfg.model)
-    cfg.model.backbone.init_cfg = None
-    model = MODELS.build(cfg.model)
+    model = build_model(cfg, "cpu")
     meta = load_trained(model, checkpoint)
     dataset_meta = meta.get("dataset_meta", {})
     model.dataset_meta = {str(key).lower(): value for key, value in dataset_meta.items()}
@@ -292,24 +365,3 @@ def draw_truth(image: np.ndarray, sample, meta: dict) -> np.ndarray:
     boxes = getattr(truth.bboxes, "tensor", truth.bboxes).cpu().numpy()
     masks = truth.masks.to_ndarray() if len(truth) and "masks" in truth else None
     return draw_instances(image, boxes, truth.labels.cpu().numpy(), classes, palette, masks=masks)
-
-
-def prediction_rows(runner: Runner, count: int, score_threshold: float = 0.3) -> list:
-    """Picture, ground truth and prediction of the first `count` validation pictures."""
-    dataset = runner.val_dataloader.dataset
-    model = runner.model.eval()
-    rows = []
-    for index in range(min(count, len(dataset))):
-        data = pseudo_collate([dataset[index]])
-        with torch.no_grad():
-            sample = model.test_step(data)[0]
-        image = np.asarray(Image.open(sample.img_path).convert("RGB"))
-        meta = dataset.metainfo
-        rows.append(
-            [
-                enlarged(image)[0],
-                draw_truth(image, sample, meta),
-                draw_prediction(image, sample, meta, score_threshold),
-            ]
-        )
-    return rows

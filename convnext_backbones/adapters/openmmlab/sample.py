@@ -1,61 +1,37 @@
-"""--sample: the same config on the generated sample data, small enough for two CPU cores.
+"""--sample and --shrink for MMDetection and MMSegmentation, by the figures of runs.sample."""
 
-The backbone stays as the config has it; heads, pictures, schedule and class count shrink. --shrink
-makes the backbone small too: for a look at whether a config runs, in seconds, whatever its size.
-"""
-
-import json
 from pathlib import Path
 
-from filelock import FileLock
-from tqdm import tqdm
-
 from ...errors import UserError
-from ...runs.sample_data import OVERLAYS, PALETTE, SEGMENTATION_CLASSES, SHAPES, make_sample_data
-
-SAMPLE_ROOT = Path("data/sample")
-TRAIN, VAL, SEED = 128, 32, 0
-SHRUNK_DEPTHS, SHRUNK_DIMS = (1, 1, 1, 1), (16, 32, 64, 128)
-SHRUNK = f"backbone: depths {SHRUNK_DEPTHS}, dims {SHRUNK_DIMS}, random weights"
-
-
-def ensure_sample_data(root: Path = SAMPLE_ROOT) -> Path:
-    """The sample data at `root`, written now unless it is there whole."""
-    made_of = {"train": TRAIN, "val": VAL, "seed": SEED, "version": 1}
-    stamp = root / "sample.json"
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / ".lock"):  # several processes may start at once
-        if not stamp.exists() or json.loads(stamp.read_text()) != made_of:
-            make_sample_data(
-                root, train=TRAIN, val=VAL, seed=SEED,
-                progress=lambda jobs: tqdm(jobs, desc=f"writing sample data to {root}"),
-            )  # fmt: skip
-            stamp.write_text(json.dumps(made_of))
-    return root
+from ...runs import sample
+from ...runs.sample_data import OVERLAYS, PALETTE, SEGMENTATION_CLASSES, SHAPES
 
 
 def shrink_backbone(cfg) -> list[str]:
     """Change any config in place; returns a line for the change."""
     model, backbone = cfg.model, cfg.model.backbone
-    backbone.update(arch=dict(depths=SHRUNK_DEPTHS, dims=SHRUNK_DIMS), init_cfg=None)
-    channels = [SHRUNK_DIMS[index] for index in backbone.out_indices]
+    arch = dict(depths=sample.SHRUNK_DEPTHS, dims=sample.SHRUNK_DIMS)
+    backbone.update(arch=arch, init_cfg=None)
+    channels = [sample.SHRUNK_DIMS[index] for index in backbone.out_indices]
     for part in ("neck", "decode_head", "panoptic_head"):
         if part in model and "in_channels" in model[part]:
             model[part].in_channels = channels
     if "auxiliary_head" in model:
         model.auxiliary_head.in_channels = channels[model.auxiliary_head.in_index]
-    return [SHRUNK]
+    return [sample.SHRUNK]
 
 
 def shrink_segmentation(cfg, root: Path) -> list[str]:
     """Change an ADE20K config in place; returns a line for each change."""
-    crop, iterations, batch = (96, 96), 240, 8
+    crop, iterations = sample.CROP, sample.SEGMENTATION_ITERATIONS
+    batch, interval = sample.SEGMENTATION_BATCH, iterations // sample.VALIDATIONS
+    warmup = sample.SEGMENTATION_WARMUP
     metainfo = dict(classes=SEGMENTATION_CLASSES, palette=[list(c) for c in PALETTE])
     train = [
         dict(type="LoadImageFromFile"),
         dict(type="LoadAnnotations", reduce_zero_label=True),
         dict(type="RandomResize", scale=(160, 128), ratio_range=(0.75, 1.5), keep_ratio=True),
-        dict(type="RandomCrop", crop_size=crop, cat_max_ratio=0.9),
+        dict(type="RandomCrop", crop_size=crop, cat_max_ratio=sample.CATEGORY_AREA),
         dict(type="RandomFlip", prob=0.5),
         dict(type="PackSegInputs"),
     ]
@@ -84,29 +60,31 @@ def shrink_segmentation(cfg, root: Path) -> list[str]:
             transform["transforms"][0] = [
                 dict(type="Resize", scale_factor=ratio, keep_ratio=True) for ratio in (1.0, 1.5)
             ]
-    cfg.train_cfg = dict(
-        type="IterBasedTrainLoop", max_iters=iterations, val_interval=iterations // 4
-    )
+    cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=iterations, val_interval=interval)
     cfg.param_scheduler = [
-        dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=20),
-        dict(type="PolyLR", power=1.0, eta_min=0.0, by_epoch=False, begin=20, end=iterations),
-    ]
-    cfg.default_hooks.checkpoint.interval = iterations // 4
+        dict(
+            type="LinearLR", start_factor=sample.SEGMENTATION_WARMUP_FACTOR, by_epoch=False,
+            begin=0, end=warmup,
+        ),
+        dict(type="PolyLR", power=1.0, eta_min=0.0, by_epoch=False, begin=warmup, end=iterations),
+    ]  # fmt: skip
+    cfg.default_hooks.checkpoint.interval = interval
     return [
-        f"data: {TRAIN} + {VAL} generated pictures of about 144x144 in {root}, "
+        f"data: {sample.TRAIN} + {sample.VAL} generated pictures of about 144x144 in {root}, "
         f"{len(SEGMENTATION_CLASSES)} classes",
         f"crop: {crop[0]}x{crop[1]}, whole-picture test instead of sliding windows",
         heads,
-        f"schedule: {iterations} iterations of batch {batch}, validation every {iterations // 4}",
+        f"schedule: {iterations} iterations of batch {batch}, validation every {interval}",
         *_from_scratch(cfg, batch=batch),
     ]
 
 
 def shrink_detection(cfg, root: Path) -> list[str]:
     """Change a COCO config in place; returns a line for each change."""
-    epochs, batch = 16, 4
+    epochs, batch = sample.EPOCHS, sample.DETECTION_BATCH
+    interval = epochs // sample.VALIDATIONS
     metainfo = dict(classes=SHAPES, palette=[OVERLAYS[name] for name in SHAPES])
-    size = (192, 192)
+    size = (sample.LONG_SIDE, sample.LONG_SIDE)
     masks = "segm" in cfg.val_evaluator.metric
     train = [
         dict(type="LoadImageFromFile"),
@@ -128,28 +106,31 @@ def shrink_detection(cfg, root: Path) -> list[str]:
         evaluator.ann_file = f"{root}/coco/annotations/instances_val2017.json"
     heads = _known(_DETECTION_HEADS, cfg.model)(cfg.model, len(SHAPES))
     cfg.train_dataloader.sampler = dict(type="DefaultSampler", shuffle=True)
-    cfg.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=epochs // 4)
+    cfg.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=epochs, val_interval=interval)
     cfg.param_scheduler = [
-        dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
+        dict(
+            type="LinearLR", start_factor=sample.DETECTION_WARMUP_FACTOR, by_epoch=False,
+            begin=0, end=sample.DETECTION_WARMUP,
+        ),
         dict(
             type="MultiStepLR", by_epoch=True, begin=0, end=epochs, gamma=0.1,
-            milestones=[epochs * 3 // 4, epochs * 7 // 8],
+            milestones=[int(epochs * part) for part in sample.DROPS],
         ),
     ]  # fmt: skip
     cfg.default_hooks.logger.log_metric_by_epoch = True
-    cfg.default_hooks.checkpoint.update(interval=epochs // 4, by_epoch=True)
+    cfg.default_hooks.checkpoint.update(interval=interval, by_epoch=True)
     cfg.log_processor.by_epoch = True
     dropped = ("EMAHook", "PipelineSwitchHook")
     hooks = [hook for hook in cfg.custom_hooks if hook.type not in dropped]
     averaged = len(hooks) < len(cfg.custom_hooks)
     cfg.custom_hooks = hooks
     return [
-        f"data: {TRAIN} + {VAL} generated pictures in {root}, {len(SHAPES)} classes",
+        f"data: {sample.TRAIN} + {sample.VAL} generated pictures in {root}, {len(SHAPES)} classes",
         f"size: long side {size[0]} * (0.75 to 1.2)",
         *heads,
         *(["no averaged weights, no mosaic, no mix-up"] if averaged else []),
-        f"schedule: {epochs} epochs of {TRAIN // batch} iterations, batch {batch}, validation every "
-        f"{epochs // 4}",
+        f"schedule: {epochs} epochs of {sample.TRAIN // batch} iterations, batch {batch}, validation "
+        f"every {interval}",
         *_from_scratch(cfg, batch=batch),
     ]
 
@@ -186,39 +167,44 @@ def _shrink_instance_mask2former(model, classes: int) -> list[str]:
         part.num_things_classes = classes
     head.loss_cls.class_weight = [1.0] * classes + [0.1]
     model.train_cfg.num_points = 256
-    model.test_cfg.max_per_image = 30
+    model.test_cfg.max_per_image = sample.DETECTIONS
     model.data_preprocessor.batch_augments = None
     return [_shrink_mask2former(head)]
 
 
 def _shrink_rcnn(model, classes: int) -> list[str]:
     """Mask R-CNN or Cascade Mask R-CNN."""
-    width = 64
+    width = sample.WIDTH
     model.neck.out_channels = width
     model.rpn_head.update(in_channels=width, feat_channels=width)
-    model.rpn_head.anchor_generator.scales = [4]
+    model.rpn_head.anchor_generator.scales = [sample.ANCHOR_STRIDES]
     for extractor in (model.roi_head.bbox_roi_extractor, model.roi_head.mask_roi_extractor):
         extractor.out_channels = width
-        extractor.roi_layer.sampling_ratio = 2
+        extractor.roi_layer.sampling_ratio = sample.POINTS_A_BIN
     heads = model.roi_head.bbox_head
     for head in heads if isinstance(heads, list) else [heads]:
-        head.update(in_channels=width, fc_out_channels=256, num_classes=classes)
+        head.update(in_channels=width, fc_out_channels=sample.BOX_WIDTH, num_classes=classes)
         if "conv_out_channels" in head:
             head.conv_out_channels = width
     model.roi_head.mask_head.update(
-        num_convs=2, in_channels=width, conv_out_channels=width, num_classes=classes
+        num_convs=sample.MASK_CONVOLUTIONS,
+        in_channels=width,
+        conv_out_channels=width,
+        num_classes=classes,
     )
     stages = model.train_cfg.rcnn
     for stage in stages if isinstance(stages, list) else [stages]:
-        stage.sampler.num = 64
-    model.train_cfg.rpn.sampler.num = 64
-    model.train_cfg.rpn_proposal.update(nms_pre=300, max_per_img=100)
-    model.test_cfg.rpn.update(nms_pre=300, max_per_img=100)
-    model.test_cfg.rcnn.max_per_img = 30
+        stage.sampler.num = sample.SAMPLES
+    model.train_cfg.rpn.sampler.num = sample.SAMPLES
+    for proposals in (model.train_cfg.rpn_proposal, model.test_cfg.rpn):
+        proposals.update(nms_pre=sample.CANDIDATES, max_per_img=sample.PROPOSALS)
+    model.test_cfg.rcnn.max_per_img = sample.DETECTIONS
     return [
-        f"heads: 256 -> {width} channels, box head 1024 -> 256, mask head 4 -> 2 convolutions",
-        "anchors: 4 strides wide instead of 8; RoIAlign takes 2x2 points a bin; 64 samples a picture in "
-        "RPN and heads, 100 proposals",
+        f"heads: 256 -> {width} channels, box head 1024 -> {sample.BOX_WIDTH}, mask head 4 -> "
+        f"{sample.MASK_CONVOLUTIONS} convolutions",
+        f"anchors: {sample.ANCHOR_STRIDES} strides wide instead of 8; RoIAlign takes "
+        f"{sample.POINTS_A_BIN}x{sample.POINTS_A_BIN} points a bin; {sample.SAMPLES} samples a picture in "
+        f"RPN and heads, {sample.PROPOSALS} proposals",
     ]
 
 
@@ -228,18 +214,18 @@ def _shrink_dino(model, classes: int) -> list[str]:
     model.decoder.num_layers = 2
     model.bbox_head.num_classes = classes
     model.dn_cfg.group_cfg.num_dn_queries = 20
-    model.test_cfg.max_per_img = 30
+    model.test_cfg.max_per_img = sample.DETECTIONS
     return ["heads: 900 -> 50 queries, 6 -> 1 encoder layers, 6 -> 2 decoder layers"]
 
 
 def _shrink_rtmdet(model, classes: int) -> list[str]:
-    width = 64
+    width = sample.WIDTH
     model.data_preprocessor.pad_size_divisor = 32
     model.neck.update(out_channels=width, num_csp_blocks=1)
     model.bbox_head.update(num_classes=classes, in_channels=width, feat_channels=width)
     for part in (model.neck, model.bbox_head):
         part.norm_cfg.num_groups = 8
-    model.test_cfg.update(nms_pre=1000, max_per_img=30)
+    model.test_cfg.update(nms_pre=1000, max_per_img=sample.DETECTIONS)
     return [f"neck and head: {width} channels, 1 block, GroupNorm of 8 groups"]
 
 
@@ -262,10 +248,10 @@ def _known(table: dict, part):
     return table[part.type]
 
 
-def _from_scratch(cfg, batch: int, lr: float = 5e-4) -> list[str]:
+def _from_scratch(cfg, batch: int) -> list[str]:
     """What both tasks need when nothing is pretrained and one process loads the data."""
     cfg.model.backbone.update(init_cfg=None, drop_path_rate=0.0)
-    cfg.optim_wrapper.optimizer.lr = lr
+    cfg.optim_wrapper.optimizer.lr = sample.LR
     cfg.optim_wrapper.paramwise_cfg.update(decay_rate=1.0)
     cfg.optim_wrapper.paramwise_cfg.custom_keys = {}  # update() would merge and leave them
     for loader in ("train", "val", "test"):
@@ -273,6 +259,6 @@ def _from_scratch(cfg, batch: int, lr: float = 5e-4) -> list[str]:
     cfg.train_dataloader.batch_size = batch
     cfg.default_hooks.logger.interval = 20
     return [
-        f"weights: from scratch (init_cfg=None), so lr {lr:g}, no layer decay, no drop path; "
+        f"weights: from scratch (init_cfg=None), so lr {sample.LR:g}, no layer decay, no drop path; "
         "the backbone is the config's",
     ]

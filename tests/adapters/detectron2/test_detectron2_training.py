@@ -24,24 +24,30 @@ from detectron2.utils.env import seed_all_rng
 from fvcore.common.param_scheduler import ParamScheduler
 
 from convnext_backbones import VARIANTS
-from convnext_backbones.adapters.detectron2 import add_convnext_config
+from convnext_backbones.adapters.detectron2 import (
+    add_convnext_config,
+    add_training_config,
+    data,
+    optimizer,
+    register_data_sets,
+)
 from convnext_backbones.adapters.detectron2 import run as run
-from convnext_backbones.adapters.detectron2 import training as recipe
 from convnext_backbones.adapters.detectron2.sample import use_sample
-from convnext_backbones.adapters.openmmlab.sample import ensure_sample_data
 from convnext_backbones.checkpoints.catalogue import CATALOGUE
-from convnext_backbones.cli import make_detectron2_configs, train_detectron2
+from convnext_backbones.cli import train_detectron2
 from convnext_backbones.errors import UserError
 from convnext_backbones.recipes import (
     COUNTED,
     METHODS,
     PROTOCOLS,
     iterations_per_epoch,
+    learning_rate,
     recipe_of,
 )
 from convnext_backbones.recipes import table as table_of_recipes
 from convnext_backbones.recipes.layer_decay import num_layers, parameter_groups
-from convnext_backbones.runs import report
+from convnext_backbones.runs import preparation, report
+from convnext_backbones.runs.sample import ensure_sample_data
 
 ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "configs" / "detectron2"
@@ -125,7 +131,7 @@ def loaded(path: Path, **options) -> run.Run:
     """The shipped config, to be built without memory."""
     config = run.load_config(str(path), **options)
     config.set(device="meta")
-    run._replace_sync_bn(config.cfg)
+    preparation.replace_sync_bn(config.cfg)
     return config
 
 
@@ -164,6 +170,8 @@ def test_every_config_comes_in_both_kinds():
 
 
 def test_the_generator_writes_the_configs_that_are_here():
+    from convnext_backbones.cli import make_detectron2_configs
+
     files = make_detectron2_configs.config_files()
     assert set(files) == {path for path in CONFIGS.iterdir() if path.is_file()}
     for path, text in files.items():
@@ -225,7 +233,7 @@ def test_the_learning_rate_follows_the_tables_curve(path):
         end // 2,
         end - 1,
     ]:
-        wanted = table_of_recipes.learning_rate(row, iteration) / row.lr
+        wanted = learning_rate(row, iteration) / row.lr
         assert curve(iteration / end) == pytest.approx(wanted, abs=2 / warm)
 
 
@@ -253,7 +261,7 @@ def test_a_network_has_the_published_size_but_for_detectron2s_cascade(name):
 def test_training_pictures_change_as_in_the_recipe(path):
     config = loaded(path)
     if path.suffix == ".yaml":
-        augmentations = recipe.train_augmentations(config.cfg)
+        augmentations = data.train_augmentations(config.cfg)
         assert config.cfg.INPUT.FORMAT == "RGB"
     else:
         mapper = instantiate(config.cfg.dataloader.train.mapper)
@@ -328,11 +336,11 @@ def test_the_layers_of_a_config_are_counted_from_its_depths():
 # ---- pieces --------------------------------------------------------------------------------------
 def test_yaml_keys_leave_detectron2_as_it_is_until_they_are_set():
     cfg = get_cfg()
-    recipe.add_training_config(cfg)
-    optimizer = recipe.build_optimizer(cfg, torch.nn.Linear(2, 2))
-    assert isinstance(optimizer, torch.optim.SGD)
-    assert type(recipe.build_lr_scheduler(cfg, optimizer)).__name__ == "LRMultiplier"
-    names = [type(a).__name__ for a in recipe.train_augmentations(cfg)]
+    add_training_config(cfg)
+    sgd = optimizer.build_optimizer(cfg, torch.nn.Linear(2, 2))
+    assert isinstance(sgd, torch.optim.SGD)
+    assert type(optimizer.build_lr_scheduler(cfg, sgd)).__name__ == "LRMultiplier"
+    names = [type(a).__name__ for a in data.train_augmentations(cfg)]
     assert names == ["RandomFlip", "ResizeShortestEdge"]
 
 
@@ -344,7 +352,7 @@ def test_gradient_clipping_is_what_yaml_says():
 
 def test_layer_decay_without_a_convnext_is_refused():
     with pytest.raises(UserError, match="one ConvNeXt backbone, this one has 0"):
-        recipe.layer_decay_groups(torch.nn.Linear(2, 2), lr=1, weight_decay=0, decay_rate=0.9)
+        optimizer.layer_decay_groups(torch.nn.Linear(2, 2), lr=1, weight_decay=0, decay_rate=0.9)
 
 
 def test_label_maps_lose_their_zero(tmp_path):
@@ -353,10 +361,10 @@ def test_label_maps_lose_their_zero(tmp_path):
     Image.fromarray(labels).save(tmp_path / "labels.png")
     Image.new("RGB", (3, 2)).save(tmp_path / "picture.png")
     expected = np.array([[255, 0, 1], [149, 2, 255]])
-    found = recipe.load_label_map(str(tmp_path / "labels.png"), dtype=int)
+    found = data.load_label_map(str(tmp_path / "labels.png"), dtype=int)
     assert np.array_equal(found, expected)
     assert found.dtype == int
-    mapper = recipe.SemSegMapper(is_train=True, augmentations=[], image_format="RGB")
+    mapper = data.SemSegMapper(is_train=True, augmentations=[], image_format="RGB")
     record = {
         "file_name": str(tmp_path / "picture.png"),
         "sem_seg_file_name": str(tmp_path / "labels.png"),
@@ -365,6 +373,7 @@ def test_label_maps_lose_their_zero(tmp_path):
 
 
 def test_ade20k_is_registered_as_it_is_distributed():
+    register_data_sets("ade20k_train", "ade20k_val")
     meta = MetadataCatalog.get("ade20k_val")
     assert meta.sem_seg_root.endswith("ADEChallengeData2016/annotations/validation")
     assert len(meta.stuff_classes) == 150
@@ -377,12 +386,13 @@ def test_the_log_is_read_with_the_names_and_scales_of_the_other_frameworks(tmp_p
         '{"iteration": 39, "bbox/AP50": 50.0, "bbox/AP": NaN, "sem_seg/mIoU": 40.0}\n'
         '{"iteration": 19, "total_loss": 1.0}\n'
     )
-    training, validation = report.read_scalars(tmp_path)
+    training, validation = report.scalars(run.read_log(tmp_path))
     assert training == [{"at": 19, "loss": 1.0}]
     metrics = report.metrics_of(validation[0])
     assert metrics["box AP50"] == 0.5
     assert metrics["mIoU (%)"] == 40.0
-    assert report.save_curves(tmp_path).stat().st_size > 10_000
+    curves = report.save_curves(training, validation, tmp_path / "curves.png")
+    assert curves.stat().st_size > 10_000
 
 
 def test_sync_bn_becomes_bn_without_a_gpu(capsys):
@@ -390,7 +400,8 @@ def test_sync_bn_becomes_bn_without_a_gpu(capsys):
         config = run.load_config(str(CONFIGS / f"coco_cascade_mask_rcnn_convnext_t.{kind}"))
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
-        run.fit_to_device(config, processes=2)
+        config.processes = 2
+        run.fit_to_device(config)
         assert "SyncBN -> BN" in capsys.readouterr().out
         assert (config.settings.device, config.settings.amp) == ("cpu", False)
         assert "SyncBN" not in str(config.cfg)
@@ -481,8 +492,9 @@ def test_missing_data_and_batches_that_do_not_divide_are_sentences(tmp_path, mon
     config.override("DATASETS.TRAIN=('ade20k_trian',)")
     with pytest.raises(UserError, match=r"no data set 'ade20k_trian' .* 'ade20k_train'"):
         run.check_data(config)
+    config.processes = 3
     with pytest.raises(UserError, match="16 pictures cannot be split over 3 processes"):
-        run.fit_to_device(config, processes=3)
+        run.fit_to_device(config)
 
 
 def test_sample_refuses_what_it_cannot_shrink(tmp_path):
@@ -530,7 +542,6 @@ def test_a_data_set_without_an_evaluator_is_refused_before_training(folder, monk
 def test_add_functions_are_all_that_a_yaml_file_needs():
     cfg = get_cfg()
     add_convnext_config(cfg)
-    recipe.add_training_config(cfg)
     cfg.merge_from_file(str(CONFIGS / "coco_mask_rcnn_convnextv2_t.yaml"), allow_unsafe=False)
     assert cfg.MODEL.CONVNEXT.ARCH == "tiny"
 
@@ -587,7 +598,7 @@ def test_resume_goes_on_where_the_run_stopped(trained, folder):
         for content in (before, after)
     ]
     assert steps == [{2}, {3}]
-    training, _ = report.read_scalars(work_dir)
+    training, _ = report.scalars(run.read_log(work_dir))
     assert training[-1]["at"] == 2
     if config == LAZY:
         assert [record["at"] for record in training] == [0, 1, 2]
@@ -612,10 +623,9 @@ def test_wrong_calls_are_named(folder, monkeypatch):
         (("--num-machines", "2", "--machine-rank", "1"), "--num-machines needs --dist-url"),
         (("--num-gpus", "3"), "a batch of 4 pictures cannot be split over 3 processes"),
     ):
-        monkeypatch.setattr(sys, "argv", ["train_detectron2.py", LAZY, "--sample", *arguments])
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(UserError, match=words):
-            train_detectron2.main()
+            train_detectron2.main([LAZY, "--sample", *arguments])
 
 
 # A LazyConfig of its own: each process takes its share of the same four pictures, and the rate is
@@ -702,7 +712,7 @@ def test_every_config_trains_on_the_sample_data(path, folder, monkeypatch):
     config = run.load_config(str(path), sample=True, shrink=True, options=[f"{key}=2"])
     config.set(output_dir=path.name, device="cpu")
     run.check_data(config)
-    run.fit_to_device(config, processes=1)
+    run.fit_to_device(config)
     seed_all_rng(0)
     before = run.build(config).state_dict()
     seed_all_rng(0)
@@ -711,7 +721,7 @@ def test_every_config_trains_on_the_sample_data(path, folder, monkeypatch):
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     assert any(name.startswith("backbone.bottom_up.stages.3") for name in moved)
     assert all(p.isfinite().all() for p in model.parameters())
-    training, validation = report.read_scalars(Path(path.name))
+    training, validation = report.scalars(run.read_log(Path(path.name)))
     assert math.isfinite(training[-1]["loss"])
     metric = "box AP50" if path.name.startswith("coco") else "mIoU (%)"
     assert math.isfinite(report.metrics_of(validation[-1])[metric])

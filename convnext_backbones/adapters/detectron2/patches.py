@@ -1,0 +1,41 @@
+"""What this package changes in Detectron2, for this process, and how to take it back.
+
+    READING.apply()         applied when the adapter is imported
+    STOCK_TRAINER.apply()   applied when the adapter is imported
+    SIZE_NOTES.apply()      applied when a backbone is built with ignore_padding=True
+    READING.undo()          puts back what was there; `with READING:` does both
+
+**READING**: DetectionCheckpointer finds none of its names in a pretraining file, warns and trains from
+random weights, and executes .pkl files (checkpoints.py). train_net.py, lazyconfig_train_net.py and
+DefaultPredictor make their checkpointers themselves, so that a class of ours would never be asked.
+
+**STOCK_TRAINER**: DefaultTrainer passes over a recipe's optimizer, schedule and pictures in silence
+(trainer.py). It now refuses; one that overrides what the recipe needs is left alone.
+
+**SIZE_NOTES**: a model gives its backbone the padded batch alone, and GRN needs the images' sizes.
+ImageList.from_tensors, which all models call, knows both (padding.py).
+"""
+
+import functools
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import DefaultTrainer
+from detectron2.structures import ImageList
+
+from ...runs.patching import patched_attribute
+from .checkpoints import load_weights
+from .padding import noting_sizes
+from .trainer import refusing
+
+
+def _reading(plain):
+    @functools.wraps(plain)
+    def load(self, path, checkpointables=None):
+        return load_weights(self, path, checkpointables, plain)
+
+    return load
+
+
+READING = patched_attribute(DetectionCheckpointer, "load", _reading)
+STOCK_TRAINER = patched_attribute(DefaultTrainer, "__init__", refusing)
+SIZE_NOTES = patched_attribute(ImageList, "from_tensors", noting_sizes)

@@ -1,0 +1,180 @@
+"""train, test and predict, for any framework that fulfils runs.host.Host.
+
+`args` is the commands' parsed command line (cli/train.py, test.py, predict.py).
+"""
+
+import contextlib
+import functools
+import importlib
+import io
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from ..errors import UserError
+from . import report
+from .host import Host
+from .visualize import enlarged, save_grid
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+SHOWN = 4  # pictures in predictions.png
+SCORE = 0.3  # the least score of an instance that is drawn
+
+
+# ---- train and test ------------------------------------------------------------------------------
+def train(host: Host, args: Namespace) -> None:
+    """Train as args.config says, and leave metrics, curves and pictures; or, with --eval-only where the
+    framework has that, evaluate the weights that a run would start from."""
+    _run(host, args)
+
+
+def test(host: Host, args: Namespace) -> None:
+    """The metrics of args.checkpoint, which fits the config, in a table."""
+    _run(host, args)
+
+
+def _run(host: Host, args: Namespace) -> None:
+    host.quiet_warnings()
+    config = prepared(host, args)  # wrong input is answered before processes start
+    host.launch(functools.partial(_work, host.__name__), args, config)
+
+
+def prepared(host: Host, args: Namespace):
+    """The config as it will run here."""
+    checkpoint, evaluates = _checkpoint(args), _only_evaluates(args)
+    config = host.load_config(
+        args.config, sample=args.sample, shrink=args.shrink, options=host.overrides(args)
+    )
+    if checkpoint:
+        default = Path(checkpoint).parent / "test"
+    else:
+        name = Path(args.config).stem + "_sample" * args.sample
+        default = host.work_dir(config) or Path(host.WORK_DIRS) / name
+    host.set_work_dir(config, Path(args.work_dir or default))
+    host.take_options(config, args)
+    host.check_data(config, ("test",) if evaluates else ("train", "val"))
+    host.fit_to_device(config)
+    if args.resume and not host.last_checkpoint(config):
+        raise UserError(
+            f"nothing to resume: {host.work_dir(config)} holds no checkpoint; leave out --resume"
+        )
+    return config
+
+
+def _checkpoint(args: Namespace) -> str | None:
+    return getattr(args, "checkpoint", None)  # of `test`
+
+
+def _only_evaluates(args: Namespace) -> bool:
+    return bool(_checkpoint(args) or getattr(args, "eval_only", False))
+
+
+def _work(host_name: str, args: Namespace, config) -> None:
+    """What each process does. A process that is started for it finds its framework by name, since no
+    module can be sent there, and reads the config for itself."""
+    host = importlib.import_module(host_name)
+    if config is None:
+        host.quiet_warnings()
+        with contextlib.redirect_stdout(io.StringIO()):
+            config = prepared(host, args)
+    host.set_up(config, args)
+    if _only_evaluates(args):
+        checkpoint = _checkpoint(args)
+        if not checkpoint:
+            last = host.last_checkpoint(config) if args.resume else None
+            checkpoint = str(last or host.initial_weights(config))
+        metrics = host.evaluate(config, checkpoint)
+        if host.is_main_process():
+            report.print_metrics(report.metrics_of(metrics), checkpoint)
+        return
+    trained = host.train(config, resume=args.resume)
+    if host.is_main_process():
+        finish(host, config, trained)
+
+
+def finish(host: Host, config, trained) -> None:
+    """The metrics in one table, the curves and some predictions; name the files and what comes next."""
+    work_dir = host.work_dir(config)
+    training, validation = report.scalars(host.read_log(work_dir))
+    if validation:
+        report.print_metrics(report.metrics_of(validation[-1]), "last validation")
+    curves = report.save_curves(training, validation, work_dir / "curves.png")
+    if curves:
+        print(f"curves:      {curves}")
+    rows = prediction_rows(host, config, trained, SHOWN)
+    if rows:
+        titles = ("picture", "ground truth", "prediction")
+        print(f"predictions: {save_grid(rows, titles, work_dir / 'predictions.png')}")
+    checkpoint, own = host.last_checkpoint(config), host.own_config(config)
+    print(f"checkpoint:  {checkpoint}")
+    print(f"evaluate:    {called('test')} {own} {checkpoint}")
+    print(f"predict:     {called('predict')} {own} {checkpoint} IMAGE_OR_FOLDER --out DIR")
+
+
+def prediction_rows(host: Host, config, trained, count: int) -> list[list[np.ndarray]]:
+    """Picture, ground truth and prediction of the first `count` validation pictures."""
+    return [
+        [
+            enlarged(image)[0],
+            host.draw_truth(image, truth, meta),
+            host.draw_prediction(image, prediction, meta, SCORE),
+        ]
+        for image, truth, prediction, meta in host.examples(config, trained, count)
+    ]
+
+
+# ---- predict -------------------------------------------------------------------------------------
+def predict(host: Host, args: Namespace) -> None:
+    """Draw what args.checkpoint sees in each picture of args.source, into the folder args.out.
+
+    Raises:
+        UserError: no picture is there; or some are unreadable, after the others are drawn.
+    """
+    host.quiet_warnings()
+    files = pictures(args.source)
+    config = host.load_config(args.config, sample=args.sample, shrink=args.shrink)
+    model = host.load_model(config, args.checkpoint, args.device)
+    args.out.mkdir(parents=True, exist_ok=True)
+    unreadable = []
+    for file in tqdm(files, desc="predicting", unit="picture", disable=len(files) == 1):
+        try:
+            image = np.asarray(Image.open(file).convert("RGB"))
+        except (UnidentifiedImageError, OSError):
+            unreadable.append(file)
+            continue
+        prediction = host.infer(model, image[..., ::-1])  # the hosts take BGR, as OpenCV reads
+        drawn = host.draw_prediction(image, prediction, model.dataset_meta, args.score)
+        Image.fromarray(drawn).save(args.out / f"{file.stem}.png")
+    print(f"{len(files) - len(unreadable)} pictures drawn in {args.out}")
+    if unreadable:
+        names = ", ".join(map(str, unreadable[:5]))
+        raise UserError(
+            f"{len(unreadable)} files are no readable pictures and were skipped: {names}"
+        )
+
+
+def pictures(source: str) -> list[Path]:
+    """The picture files that `source` names, itself or inside it."""
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise UserError(f"{path} holds no pictures ({', '.join(SUFFIXES)})")
+        return found
+    if not path.is_file():
+        raise UserError(f"there is no picture or folder {path}")
+    return [path]
+
+
+# ---- words ---------------------------------------------------------------------------------------
+def called(command: str) -> str:
+    """How the user calls a command from where this one was called: by its file in a clone's tools/, or
+    by the installed program's name."""
+    script = Path(sys.argv[0])
+    if script.suffix == ".py" and script.parent.name == "tools":
+        return f"python {script.with_name(f'{command}.py')}"
+    return f"convnext-backbones {command}"

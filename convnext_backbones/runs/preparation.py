@@ -1,0 +1,121 @@
+"""What the hosts have in common before a run: configs, data, devices, consoles, checkpoints."""
+
+import difflib
+import logging
+import warnings
+from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+# How the files of a data set lie, by its kind.
+LAYOUTS = {
+    "coco": """\
+    {root}/
+      train2017/*.jpg   val2017/*.jpg
+      annotations/instances_train2017.json   annotations/instances_val2017.json
+  from cocodataset.org: train2017.zip, val2017.zip, annotations_trainval2017.zip""",
+    "ade20k": """\
+    {root}/
+      images/training/*.jpg        images/validation/*.jpg
+      annotations/training/*.png   annotations/validation/*.png
+  from ADEChallengeData2016.zip of the MIT scene parsing benchmark""",
+}
+
+
+def existing_config(path: str) -> Path:
+    """The file, or a UserError that names the configs nearest to it."""
+    file = Path(path)
+    if not file.is_file():
+        here = [str(p) for p in Path("configs").rglob("*.[py]*") if "_base_" not in p.parts]
+        near = difflib.get_close_matches(str(path), here, n=5, cutoff=0.0)
+        raise UserError(f"there is no config {path}; near it: {', '.join(near) or 'none'}")
+    return file
+
+
+def print_changes(option: str, lines: Iterable[str]) -> None:
+    """What --sample or --shrink does to a config."""
+    print(f"{option} changes this config:")
+    for line in lines:
+        print(f"  {line}")
+
+
+def missing_data(split: str, missing: Path, expected: str, way: str) -> UserError:
+    """The error for a data set whose files are not there; `way` is how the framework is told where."""
+    return UserError(
+        f"the {split} data is not there: {missing} is missing. Expected layout:\n"
+        f"{expected}\n"
+        f"  Link or copy it there, or {way}, or try the run on generated data first: add --sample"
+    )
+
+
+def replace_sync_bn(node) -> int:
+    """Change every "SyncBN" below a node of a config to "BN"; returns how many there were."""
+    if isinstance(node, MutableMapping):
+        keys = list(node)
+    elif isinstance(node, MutableSequence):
+        keys = range(len(node))
+    else:
+        return sum(map(replace_sync_bn, node)) if isinstance(node, tuple) else 0
+    count = 0
+    for key in keys:
+        if isinstance(node[key], str):
+            if node[key] == "SyncBN":
+                node[key] = "BN"
+                count += 1
+        else:
+            count += replace_sync_bn(node[key])
+    return count
+
+
+def quiet_warnings(
+    packages: Sequence[str], messages: str = "", loggers: Sequence[str] = ()
+) -> None:
+    """Ignore the packages' warnings, those whose text matches `messages`, and what the loggers say
+    below an error."""
+    for package in packages:
+        warnings.filterwarnings("ignore", module=rf"{package}(\.|$)")
+    if messages:
+        warnings.filterwarnings("ignore", message=messages)
+    for logger in loggers:
+        logging.getLogger(logger).setLevel(logging.ERROR)
+
+
+def shorten_console(loggers: Iterable[logging.Logger], talkative: tuple[str, ...]) -> None:
+    """Leave out what starts with one of `talkative` and hides the lines that one looks for; log files
+    keep it."""
+    for logger in loggers:
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(lambda record: not record.getMessage().startswith(talkative))
+
+
+def load_whole(
+    model: nn.Module, state: Mapping[str, Tensor], checkpoint: str, own_config: Path | None
+) -> None:
+    """Load a run's state dict into its model, all of it.
+
+    Raises:
+        UserError: a parameter is missing, left over or of another shape; it names the run's own
+            config, where there is one.
+    """
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in state]
+    left = [name for name in state if name not in wanted]
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, the model's {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if missing or left or shapes:
+        example = (
+            shapes or [f"{n} is missing" for n in missing] or [f"{n} is left over" for n in left]
+        )[0]
+        advice = f"; its run's own config is {own_config}" if own_config else ""
+        raise UserError(
+            f"{checkpoint} does not fit this config: {len(missing)} parameters missing, {len(left)} "
+            f"left over, {len(shapes)} of another shape ({example}){advice}"
+        )
+    model.load_state_dict(state)
