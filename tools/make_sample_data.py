@@ -2,7 +2,7 @@
 
 import sys
 
-from convnext_backbones.cli.make_sample_data import main
+from convnext_backbones.cli.sample_data import main
 from convnext_backbones.errors import exit_with_sentence
 
 if __name__ == "__main__":

@@ -1,40 +1,32 @@
-"""Show what a config trains, before it does: beside the table's recipe, and on your devices and data.
+"""Show what a config of MMDetection or MMSegmentation trains, before it does: beside the table's recipe,
+and on your devices and data.
 
-    python tools/show_recipe.py configs/coco_mask_rcnn_convnextv2_b.py [--devices 4]
-    python tools/show_recipe.py CONFIG --cfg-options train_dataloader.batch_size=1
+    convnext-backbones show-recipe configs/coco_mask_rcnn_convnextv2_b.py [--devices 4]
+    convnext-backbones show-recipe CONFIG --cfg-options train_dataloader.batch_size=1
 
-Prints the recipe beside the row of convnext_backbones/recipes.py that the config says it follows, the
-optimizer's parameter groups, the length of the schedule for the data set that is there, and what no
-longer fits together. The model is built without memory, so that this takes seconds.
+Prints the recipe beside the row of the table of recipes that the config says it follows, the optimizer's
+parameter groups, the length of the schedule for the data set that is there, and what no longer fits
+together. The model is built without memory, so that this takes seconds.
 """
 
-import argparse
 import contextlib
 import copy
 import io
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from mmdet.registry import DATASETS as DETECTION_DATASETS
-from mmengine.config import Config, DictAction
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import init_default_scope
-from mmseg.registry import DATASETS as SEGMENTATION_DATASETS
-from rich.console import Console
-from rich.table import Table
-
-from ..adapters.openmmlab import run as run
+from ..adapters import FRAMEWORKS, framework_of, host_of
 from ..errors import UserError
+from ..recipes import PROTOCOLS, RECIPES, Protocol, Recipe, iterations_per_epoch
 from ..recipes.layer_decay import unwrapped
-from ..recipes.table import (
-    PROTOCOLS,
-    RECIPES,
-    Protocol,
-    Recipe,
-    iterations_per_epoch,
-)
+from . import make_parser, number
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+    from rich.console import Console
 
 WIDTH = 110
 
@@ -50,13 +42,13 @@ class Length(NamedTuple):
 
 
 # ---- reading -------------------------------------------------------------------------------------
-def row_of(cfg: Config, path: str) -> Recipe | None:
-    """The table's row that a config names (recipe.name), or is called by."""
-    name = cfg.get("recipe", {}).get("name", Path(path).stem)
-    return RECIPES.get(name)
+def row_of(cfg: "Config", path: str) -> Recipe | None:
+    """The table's row that a config names (recipe), or is called by."""
+    named = cfg.get("recipe")
+    return RECIPES.get(named if isinstance(named, str) else Path(path).stem)
 
 
-def figures_of(cfg: Config) -> dict[str, object]:
+def figures_of(cfg: "Config") -> dict[str, object]:
     """What the config itself says, by the names that are shown."""
     optim, backbone = cfg.optim_wrapper, cfg.model.backbone
     paramwise = optim.get("paramwise_cfg") or {}
@@ -123,15 +115,20 @@ def _list(values) -> str:
     return ", ".join(map(str, values)) or "never"
 
 
-def images_of(cfg: Config, protocol: Protocol | None) -> tuple[int, str]:
+def images_of(cfg: "Config", protocol: Protocol | None) -> tuple[int, str]:
     """How many images the training data set has, as the framework itself filters them, and a word
     where the number is from."""
+    from mmdet.registry import DATASETS as DETECTION_DATASETS
+    from mmseg.registry import DATASETS as SEGMENTATION_DATASETS
+
+    from ..adapters.openmmlab import run
+
     settings = inner = copy.deepcopy(cfg.train_dataloader.dataset)
     while "dataset" in inner:  # wrappers such as RepeatDataset
         inner = inner.dataset
     inner.serialize_data = False  # which fails for an empty data set, and takes memory
     try:
-        run.check_data(cfg, loaders=("train",))
+        run.check_data(cfg, splits=("train",))
     except UserError as error:
         if protocol is None:
             raise UserError(
@@ -149,7 +146,7 @@ def images_of(cfg: Config, protocol: Protocol | None) -> tuple[int, str]:
     return images, f"counted in {inner.get('data_root', 'the data set')}"
 
 
-def length_of(cfg: Config, images: int, counted: str, devices: int) -> Length:
+def length_of(cfg: "Config", images: int, counted: str, devices: int) -> Length:
     batch = cfg.train_dataloader.batch_size * devices
     per_epoch = math.ceil(images / batch)
     epochs, steps = cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters")
@@ -158,7 +155,7 @@ def length_of(cfg: Config, images: int, counted: str, devices: int) -> Length:
     return Length(images, counted, batch, steps, steps * batch / images)
 
 
-def warnings_of(cfg: Config, length: Length, protocol: Protocol | None) -> list[str]:
+def warnings_of(cfg: "Config", length: Length, protocol: Protocol | None) -> list[str]:
     """What no longer fits together, one sentence each, with what to do."""
     lr, base = cfg.optim_wrapper.optimizer.lr, cfg.get("auto_scale_lr", {}).get("base_batch_size")
     found = []
@@ -193,7 +190,9 @@ def show(value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def print_recipe(console: Console, cfg: Config, path: str, row: Recipe | None) -> None:
+def print_recipe(console: "Console", cfg: "Config", path: str, row: Recipe | None) -> None:
+    from rich.table import Table
+
     own = figures_of(cfg)
     table = Table(title="recipe", title_justify="left")
     table.add_column("")
@@ -236,7 +235,12 @@ def modules_of(names: list[str]) -> str:
     return ", ".join([*others, *stages])
 
 
-def print_groups(console: Console, cfg: Config) -> None:
+def print_groups(console: "Console", cfg: "Config") -> None:
+    from mmengine.optim import build_optim_wrapper
+    from rich.table import Table
+
+    from ..adapters.openmmlab import run
+
     model = run.build_model(cfg)
     settings = dict(cfg.optim_wrapper.to_dict(), type="OptimWrapper")
     settings.pop("loss_scale", None)
@@ -247,10 +251,10 @@ def print_groups(console: Console, cfg: Config) -> None:
     table.add_column("of", overflow="fold")
     for name in ("lr", "weight decay", "tensors", "parameters"):
         table.add_column(name, justify="right")
-    for number, group in enumerate(groups):
+    for k, group in enumerate(groups):
         count = sum(p.numel() for p in group["params"])
         table.add_row(
-            group.get("group_name", f"group {number}"),
+            group.get("group_name", f"group {k}"),
             modules_of(group.get("param_names", [])),
             f"{group['lr']:.3g}",
             f"{group['weight_decay']:g}",
@@ -266,16 +270,27 @@ def print_groups(console: Console, cfg: Config) -> None:
         console.print(f"frozen: {frozen:,} parameters in no group")
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(argv: Sequence[str] | None = None) -> None:
+    """Show it by the command line."""
+    parser = make_parser("show-recipe", __doc__)
     parser.add_argument("config")
-    parser.add_argument("--devices", type=int, metavar="N", help="GPUs of the run; default: the recipe's")  # fmt: skip
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="K=V")
-    args = parser.parse_args()
+    parser.add_argument(
+        "--devices", type=number(int, 1), metavar="N", help="GPUs of the run; default: the recipe's"
+    )
+    parser.add_argument("--cfg-options", nargs="+", metavar="K=V", default=[])
+    args = parser.parse_args(argv)
+    framework = framework_of(args.config)
+    if framework != "openmmlab":
+        raise UserError(
+            f"show-recipe reads configs of {FRAMEWORKS['openmmlab'].title}, and {args.config} is one of "
+            f"{FRAMEWORKS[framework].title}; the recipe stands at the top of the file"
+        )
+    run = host_of(framework)
+    from mmengine.registry import init_default_scope
+    from rich.console import Console
+
     run.quiet_warnings()
-    cfg = run.load_config(args.config, options=args.cfg_options)
+    cfg = run.load_config(args.config, options=run.overrides(args))
     init_default_scope(cfg.default_scope)
     row = row_of(cfg, args.config)
     protocol = PROTOCOLS[row.protocol] if row else None
