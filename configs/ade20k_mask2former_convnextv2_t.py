@@ -16,24 +16,22 @@ _base_ = [
     "_base_/mask2former_ade20k.py",
     "_base_/runtime_mmseg.py",
 ]
-from convnext_backbones.recipes import recipe_of
-
-recipe = recipe_of("ade20k_mask2former_convnextv2_t")
+recipe = "ade20k_mask2former_convnextv2_t"  # its row in convnext_backbones.recipes
 
 custom_imports = dict(
     imports=["convnext_backbones.adapters.openmmlab", "mmdet.models"], allow_failed_imports=False
 )
 
 model = dict(
-    data_preprocessor=dict(size=recipe["crop_size"]),
+    data_preprocessor=dict(size=(512, 512)),
     backbone=dict(
         type="ConvNeXtV2",
         arch="tiny",
         out_indices=(0, 1, 2, 3),
-        drop_path_rate=recipe["drop_path"],
-        init_cfg=dict(type="Pretrained", checkpoint=recipe["init"]),
+        drop_path_rate=0.3,
+        init_cfg=dict(type="Pretrained", checkpoint="convnextv2_tiny.fcmae_ft_in1k"),
     ),
-    decode_head=dict(in_channels=recipe["dims"]),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
 )
 
 # lr times: stem 0.1, stage1 0.1, stage2 0.1, stage3 0.1, stage4 0.1, heads 1
@@ -41,15 +39,15 @@ optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(
         type="AdamW",
-        lr=recipe["lr"],
+        lr=1e-4,
         betas=(0.9, 0.999),
-        weight_decay=recipe["weight_decay"],
+        weight_decay=0.05,
     ),
-    clip_grad=dict(max_norm=recipe["clip_norm"], norm_type=2),
+    clip_grad=dict(max_norm=0.01, norm_type=2),
     constructor="ConvNeXtLayerDecay",
     paramwise_cfg=dict(
         custom_keys={
-            "backbone": dict(lr_mult=recipe["backbone_lr"]),
+            "backbone": dict(lr_mult=0.1),
             "query_embed": dict(decay_mult=0.0),
             "query_feat": dict(decay_mult=0.0),
             "level_embed": dict(decay_mult=0.0),

@@ -16,23 +16,21 @@ _base_ = [
     "_base_/upernet.py",
     "_base_/runtime_mmseg.py",
 ]
-from convnext_backbones.recipes import recipe_of
-
-recipe = recipe_of("ade20k_upernet_convnext_t")
+recipe = "ade20k_upernet_convnext_t"  # its row in convnext_backbones.recipes
 
 model = dict(
-    data_preprocessor=dict(size=recipe["crop_size"]),
+    data_preprocessor=dict(size=(512, 512)),
     backbone=dict(
         type="ConvNeXt",
         arch="tiny",
         out_indices=(0, 1, 2, 3),
-        drop_path_rate=recipe["drop_path"],
+        drop_path_rate=0.4,
         layer_scale_init_value=1.0,
-        init_cfg=dict(type="Pretrained", checkpoint=recipe["init"]),
+        init_cfg=dict(type="Pretrained", checkpoint="convnext_tiny.fb_in1k_no_ema"),
     ),
-    decode_head=dict(in_channels=recipe["dims"]),
-    auxiliary_head=dict(in_channels=recipe["dims"][2]),
-    test_cfg=dict(mode="slide", crop_size=recipe["crop_size"], stride=recipe["slide_stride"]),
+    decode_head=dict(in_channels=[96, 192, 384, 768]),
+    auxiliary_head=dict(in_channels=384),
+    test_cfg=dict(mode="slide", crop_size=(512, 512), stride=(341, 341)),
 )
 
 # lr times: stem 0.478, stage1 0.531, stage2 0.59, stage3 0.656, stage4 0.729, heads 1
@@ -41,10 +39,10 @@ optim_wrapper = dict(
     loss_scale="dynamic",
     optimizer=dict(
         type="AdamW",
-        lr=recipe["lr"],
+        lr=1e-4,
         betas=(0.9, 0.999),
-        weight_decay=recipe["weight_decay"],
+        weight_decay=0.05,
     ),
     constructor="ConvNeXtLayerDecay",
-    paramwise_cfg=dict(decay_rate=recipe["layer_decay"], decay_type=recipe["decay_type"]),
+    paramwise_cfg=dict(decay_rate=0.9, decay_type="stage_wise"),
 )

@@ -15,20 +15,18 @@ _base_ = [
     "_base_/cascade_mask_rcnn.py",
     "_base_/runtime_mmdet.py",
 ]
-from convnext_backbones.recipes import recipe_of
-
-recipe = recipe_of("coco_cascade_mask_rcnn_convnext_l_22k")
+recipe = "coco_cascade_mask_rcnn_convnext_l_22k"  # its row in convnext_backbones.recipes
 
 model = dict(
     backbone=dict(
         type="ConvNeXt",
         arch="large",
         out_indices=(0, 1, 2, 3),
-        drop_path_rate=recipe["drop_path"],
+        drop_path_rate=0.7,
         layer_scale_init_value=1.0,
-        init_cfg=dict(type="Pretrained", checkpoint=recipe["init"]),
+        init_cfg=dict(type="Pretrained", checkpoint="convnext_large.fb_in22k"),
     ),
-    neck=dict(in_channels=recipe["dims"]),
+    neck=dict(in_channels=[192, 384, 768, 1536]),
 )
 
 # lr times: stem 0.01, stage1 0.014, stage2 0.02, stage3 0.028..0.49, stage4 0.7, heads 1
@@ -36,10 +34,10 @@ optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(
         type="AdamW",
-        lr=recipe["lr"],
+        lr=1e-4,
         betas=(0.9, 0.999),
-        weight_decay=recipe["weight_decay"],
+        weight_decay=0.05,
     ),
     constructor="ConvNeXtLayerDecay",
-    paramwise_cfg=dict(decay_rate=recipe["layer_decay"], decay_type=recipe["decay_type"]),
+    paramwise_cfg=dict(decay_rate=0.7, decay_type="layer_wise"),
 )

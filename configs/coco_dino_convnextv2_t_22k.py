@@ -16,19 +16,17 @@ _base_ = [
     "_base_/dino.py",
     "_base_/runtime_mmdet.py",
 ]
-from convnext_backbones.recipes import recipe_of
-
-recipe = recipe_of("coco_dino_convnextv2_t_22k")
+recipe = "coco_dino_convnextv2_t_22k"  # its row in convnext_backbones.recipes
 
 model = dict(
     backbone=dict(
         type="ConvNeXtV2",
         arch="tiny",
         out_indices=(1, 2, 3),
-        drop_path_rate=recipe["drop_path"],
-        init_cfg=dict(type="Pretrained", checkpoint=recipe["init"]),
+        drop_path_rate=0.0,
+        init_cfg=dict(type="Pretrained", checkpoint="convnextv2_tiny.fcmae_ft_in22k_in1k_384"),
     ),
-    neck=dict(in_channels=recipe["dims"][1:]),
+    neck=dict(in_channels=[192, 384, 768]),
 )
 
 # lr times: stem 0.1, stage1 0.1, stage2 0.1, stage3 0.1, stage4 0.1, heads 1
@@ -36,15 +34,15 @@ optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(
         type="AdamW",
-        lr=recipe["lr"],
+        lr=1e-4,
         betas=(0.9, 0.999),
-        weight_decay=recipe["weight_decay"],
+        weight_decay=1e-4,
     ),
-    clip_grad=dict(max_norm=recipe["clip_norm"], norm_type=2),
+    clip_grad=dict(max_norm=0.1, norm_type=2),
     constructor="ConvNeXtLayerDecay",
     paramwise_cfg=dict(
         custom_keys={
-            "backbone": dict(lr_mult=recipe["backbone_lr"]),
+            "backbone": dict(lr_mult=0.1),
         },
     ),
 )

@@ -17,19 +17,17 @@ _base_ = [
     "_base_/mask2former_coco.py",
     "_base_/runtime_mmdet.py",
 ]
-from convnext_backbones.recipes import recipe_of
-
-recipe = recipe_of("coco_mask2former_convnextv2_b_22k")
+recipe = "coco_mask2former_convnextv2_b_22k"  # its row in convnext_backbones.recipes
 
 model = dict(
     backbone=dict(
         type="ConvNeXtV2",
         arch="base",
         out_indices=(0, 1, 2, 3),
-        drop_path_rate=recipe["drop_path"],
-        init_cfg=dict(type="Pretrained", checkpoint=recipe["init"]),
+        drop_path_rate=0.4,
+        init_cfg=dict(type="Pretrained", checkpoint="convnextv2_base.fcmae_ft_in22k_in1k_384"),
     ),
-    panoptic_head=dict(in_channels=recipe["dims"]),
+    panoptic_head=dict(in_channels=[128, 256, 512, 1024]),
 )
 
 # lr times: stem 0.1, stage1 0.1, stage2 0.1, stage3 0.1, stage4 0.1, heads 1
@@ -37,15 +35,15 @@ optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(
         type="AdamW",
-        lr=recipe["lr"],
+        lr=1e-4,
         betas=(0.9, 0.999),
-        weight_decay=recipe["weight_decay"],
+        weight_decay=0.05,
     ),
-    clip_grad=dict(max_norm=recipe["clip_norm"], norm_type=2),
+    clip_grad=dict(max_norm=0.01, norm_type=2),
     constructor="ConvNeXtLayerDecay",
     paramwise_cfg=dict(
         custom_keys={
-            "backbone": dict(lr_mult=recipe["backbone_lr"]),
+            "backbone": dict(lr_mult=0.1),
             "query_embed": dict(decay_mult=0.0),
             "query_feat": dict(decay_mult=0.0),
             "level_embed": dict(decay_mult=0.0),

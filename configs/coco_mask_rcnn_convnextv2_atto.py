@@ -17,19 +17,17 @@ _base_ = [
     "_base_/mask_rcnn.py",
     "_base_/runtime_mmdet.py",
 ]
-from convnext_backbones.recipes import recipe_of
-
-recipe = recipe_of("coco_mask_rcnn_convnextv2_atto")
+recipe = "coco_mask_rcnn_convnextv2_atto"  # its row in convnext_backbones.recipes
 
 model = dict(
     backbone=dict(
         type="ConvNeXtV2",
         arch="atto",
         out_indices=(0, 1, 2, 3),
-        drop_path_rate=recipe["drop_path"],
-        init_cfg=dict(type="Pretrained", checkpoint=recipe["init"]),
+        drop_path_rate=0.1,
+        init_cfg=dict(type="Pretrained", checkpoint="convnextv2_atto.fcmae"),
     ),
-    neck=dict(in_channels=recipe["dims"]),
+    neck=dict(in_channels=[40, 80, 160, 320]),
 )
 
 # lr times: stem 0.735, stage1 0.774, stage2 0.815, stage3 0.857..0.902, stage4 0.95, heads 1
@@ -38,10 +36,10 @@ optim_wrapper = dict(
     loss_scale="dynamic",
     optimizer=dict(
         type="AdamW",
-        lr=recipe["lr"],
+        lr=1e-4,
         betas=(0.9, 0.999),
-        weight_decay=recipe["weight_decay"],
+        weight_decay=0.05,
     ),
     constructor="ConvNeXtLayerDecay",
-    paramwise_cfg=dict(decay_rate=recipe["layer_decay"], decay_type=recipe["decay_type"]),
+    paramwise_cfg=dict(decay_rate=0.95, decay_type="layer_wise"),
 )

@@ -9,26 +9,24 @@
 #          0.001 of lr; lr x 0.1 after epochs 27 and 33
 # Weights  convnextv2_large.fcmae, CC-BY-NC-4.0
 # Expected box AP 54.4, mask AP 47.7. 217.1 M parameters (counted), 875 GFLOPs at 1280x800
-# Status   untested: the V2 paper's recipe with layer decay 0.95 and drop path 0.5 out of its sweep;
-#          the score is the paper's, which does not say what it took. Not trained here
+# Status   untested: the V2 paper's recipe, layer decay and drop path out of its sweep; the score is
+#          the paper's, which does not say what it took. Not trained here
 _base_ = [
     "_base_/coco_lsj_3x.py",
     "_base_/mask_rcnn.py",
     "_base_/runtime_mmdet.py",
 ]
-from convnext_backbones.recipes import recipe_of
-
-recipe = recipe_of("coco_mask_rcnn_convnextv2_l")
+recipe = "coco_mask_rcnn_convnextv2_l"  # its row in convnext_backbones.recipes
 
 model = dict(
     backbone=dict(
         type="ConvNeXtV2",
         arch="large",
         out_indices=(0, 1, 2, 3),
-        drop_path_rate=recipe["drop_path"],
-        init_cfg=dict(type="Pretrained", checkpoint=recipe["init"]),
+        drop_path_rate=0.5,
+        init_cfg=dict(type="Pretrained", checkpoint="convnextv2_large.fcmae"),
     ),
-    neck=dict(in_channels=recipe["dims"]),
+    neck=dict(in_channels=[192, 384, 768, 1536]),
     test_cfg=dict(rcnn=dict(nms=dict(type="soft_nms"))),
 )
 
@@ -38,10 +36,10 @@ optim_wrapper = dict(
     loss_scale="dynamic",
     optimizer=dict(
         type="AdamW",
-        lr=recipe["lr"],
+        lr=1e-4,
         betas=(0.9, 0.999),
-        weight_decay=recipe["weight_decay"],
+        weight_decay=0.05,
     ),
     constructor="ConvNeXtLayerDecay",
-    paramwise_cfg=dict(decay_rate=recipe["layer_decay"], decay_type=recipe["decay_type"]),
+    paramwise_cfg=dict(decay_rate=0.95, decay_type="layer_wise"),
 )

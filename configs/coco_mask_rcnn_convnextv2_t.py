@@ -16,19 +16,17 @@ _base_ = [
     "_base_/mask_rcnn.py",
     "_base_/runtime_mmdet.py",
 ]
-from convnext_backbones.recipes import recipe_of
-
-recipe = recipe_of("coco_mask_rcnn_convnextv2_t")
+recipe = "coco_mask_rcnn_convnextv2_t"  # its row in convnext_backbones.recipes
 
 model = dict(
     backbone=dict(
         type="ConvNeXtV2",
         arch="tiny",
         out_indices=(0, 1, 2, 3),
-        drop_path_rate=recipe["drop_path"],
-        init_cfg=dict(type="Pretrained", checkpoint=recipe["init"]),
+        drop_path_rate=0.4,
+        init_cfg=dict(type="Pretrained", checkpoint="convnextv2_tiny.fcmae"),
     ),
-    neck=dict(in_channels=recipe["dims"]),
+    neck=dict(in_channels=[96, 192, 384, 768]),
 )
 
 # lr times: stem 0.698, stage1 0.735, stage2 0.774, stage3 0.815..0.902, stage4 0.95, heads 1
@@ -37,10 +35,10 @@ optim_wrapper = dict(
     loss_scale="dynamic",
     optimizer=dict(
         type="AdamW",
-        lr=recipe["lr"],
+        lr=1e-4,
         betas=(0.9, 0.999),
-        weight_decay=recipe["weight_decay"],
+        weight_decay=0.05,
     ),
     constructor="ConvNeXtLayerDecay",
-    paramwise_cfg=dict(decay_rate=recipe["layer_decay"], decay_type=recipe["decay_type"]),
+    paramwise_cfg=dict(decay_rate=0.95, decay_type="layer_wise"),
 )

@@ -17,20 +17,18 @@ _base_ = [
     "_base_/rtmdet.py",
     "_base_/runtime_mmdet.py",
 ]
-from convnext_backbones.recipes import recipe_of
-
-recipe = recipe_of("coco_rtmdet_convnext_t")
+recipe = "coco_rtmdet_convnext_t"  # its row in convnext_backbones.recipes
 
 model = dict(
     backbone=dict(
         type="ConvNeXt",
         arch="tiny",
         out_indices=(1, 2, 3),
-        drop_path_rate=recipe["drop_path"],
+        drop_path_rate=0.4,
         layer_scale_init_value=1.0,
-        init_cfg=dict(type="Pretrained", checkpoint=recipe["init"]),
+        init_cfg=dict(type="Pretrained", checkpoint="convnext_tiny.fb_in1k_no_ema"),
     ),
-    neck=dict(in_channels=recipe["dims"][1:]),
+    neck=dict(in_channels=[192, 384, 768]),
 )
 
 # lr times: stem 0.21, stage1 0.262, stage2 0.328, stage3 0.41..0.64, stage4 0.8, heads 1
@@ -38,10 +36,10 @@ optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(
         type="AdamW",
-        lr=recipe["lr"],
+        lr=0.001,
         betas=(0.9, 0.999),
-        weight_decay=recipe["weight_decay"],
+        weight_decay=0.05,
     ),
     constructor="ConvNeXtLayerDecay",
-    paramwise_cfg=dict(decay_rate=recipe["layer_decay"], decay_type=recipe["decay_type"]),
+    paramwise_cfg=dict(decay_rate=0.8, decay_type="layer_wise"),
 )

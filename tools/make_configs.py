@@ -1,11 +1,8 @@
-"""Write configs/ from the table of recipes: one file a recipe, and the headers of configs/_base_."""
+"""Write configs/ and docs/model_zoo.md from the table of recipes."""
 
 import sys
 
-from convnext_backbones.cli.make_configs import main
-from convnext_backbones.errors import exit_with_sentence
+from convnext_backbones.cli import run
 
 if __name__ == "__main__":
-    with exit_with_sentence():
-        if status := main():
-            sys.exit(status)
+    sys.exit(run("make_configs"))

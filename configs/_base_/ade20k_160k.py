@@ -3,23 +3,17 @@
 # Batch    8 GPUs x 2 images = 16
 # Schedule 160000 steps * 16 images / 20210 images = 127 epochs; warm-up over 1500 steps from 1e-6
 #          of lr; lr falls to 0 with power 1
-# An empty _base_ comes first, as MMEngine takes a file that begins with an import for another
-# kind of config.
-_base_ = []
-from convnext_backbones.recipes import protocol_of
-
-protocol = protocol_of("ade20k_160k")
 
 # ---- data ----------------------------------------------------------------------------------------
 data_root = "data/ade/ADEChallengeData2016"
-crop_size = protocol["crop_size"]
+crop_size = (512, 512)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", reduce_zero_label=True),
     dict(
         type="RandomResize",
-        scale=protocol["scale"],
-        ratio_range=protocol["ratio_range"],
+        scale=(2048, 512),
+        ratio_range=(0.5, 2.0),
         keep_ratio=True,
     ),
     dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),
@@ -29,12 +23,12 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=protocol["scale"], keep_ratio=True),
+    dict(type="Resize", scale=(2048, 512), keep_ratio=True),
     dict(type="LoadAnnotations", reduce_zero_label=True),  # after Resize: labels keep their size
     dict(type="PackSegInputs"),
 ]
 train_dataloader = dict(
-    batch_size=protocol["images_per_gpu"],
+    batch_size=2,
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type="InfiniteSampler", shuffle=True),
@@ -83,22 +77,26 @@ tta_pipeline = [
 param_scheduler = [
     dict(
         type="LinearLR",
-        start_factor=protocol["warmup_factor"],
+        start_factor=1e-6,
         by_epoch=False,
         begin=0,
-        end=protocol["warmup_iterations"],
+        end=1500,
     ),
     dict(
         type="PolyLR",
-        power=protocol["power"],
+        power=1.0,
         eta_min=0.0,
         by_epoch=False,
-        begin=protocol["warmup_iterations"],
-        end=protocol["iterations"],
+        begin=1500,
+        end=160000,
     ),
 ]
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=protocol["iterations"], val_interval=16000)
-auto_scale_lr = dict(enable=False, base_batch_size=protocol["batch"])
+train_cfg = dict(
+    type="IterBasedTrainLoop",
+    max_iters=160000,
+    val_interval=16000,
+)
+auto_scale_lr = dict(enable=False, base_batch_size=16)
 
 # ---- hooks ---------------------------------------------------------------------------------------
 default_hooks = dict(
@@ -106,7 +104,11 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(
-        type="CheckpointHook", by_epoch=False, interval=16000, max_keep_ckpts=3, save_best="mIoU"
+        type="CheckpointHook",
+        by_epoch=False,
+        interval=16000,
+        max_keep_ckpts=3,
+        save_best="mIoU",
     ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="SegVisualizationHook"),

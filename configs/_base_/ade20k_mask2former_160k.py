@@ -2,24 +2,18 @@
 # Data     short side 256 to 1024, crop 512x512, flip, colour
 # Batch    8 GPUs x 2 images = 16
 # Schedule 160000 steps * 16 images / 20210 images = 127 epochs; lr falls to 0 with power 0.9
-# An empty _base_ comes first, as MMEngine takes a file that begins with an import for another
-# kind of config.
-_base_ = []
-from convnext_backbones.recipes import protocol_of
-
-protocol = protocol_of("ade20k_mask2former_160k")
 
 # ---- data ----------------------------------------------------------------------------------------
 data_root = "data/ade/ADEChallengeData2016"
-crop_size = protocol["crop_size"]
+crop_size = (512, 512)
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", reduce_zero_label=True),
     dict(
         type="RandomChoiceResize",
-        scales=list(protocol["short_sides"]),
+        scales=[256, 307, 358, 409, 460, 512, 563, 614, 665, 716, 768, 819, 870, 921, 972, 1024],
         resize_type="ResizeShortestEdge",
-        max_size=protocol["scale"][0],
+        max_size=2048,
     ),
     dict(type="RandomCrop", crop_size=crop_size, cat_max_ratio=0.75),
     dict(type="RandomFlip", prob=0.5),
@@ -28,12 +22,12 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=protocol["scale"], keep_ratio=True),
+    dict(type="Resize", scale=(2048, 512), keep_ratio=True),
     dict(type="LoadAnnotations", reduce_zero_label=True),  # after Resize: labels keep their size
     dict(type="PackSegInputs"),
 ]
 train_dataloader = dict(
-    batch_size=protocol["images_per_gpu"],
+    batch_size=2,
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type="InfiniteSampler", shuffle=True),
@@ -82,15 +76,19 @@ tta_pipeline = [
 param_scheduler = [
     dict(
         type="PolyLR",
-        power=protocol["power"],
+        power=0.9,
         eta_min=0.0,
         by_epoch=False,
         begin=0,
-        end=protocol["iterations"],
+        end=160000,
     ),
 ]
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=protocol["iterations"], val_interval=5000)
-auto_scale_lr = dict(enable=False, base_batch_size=protocol["batch"])
+train_cfg = dict(
+    type="IterBasedTrainLoop",
+    max_iters=160000,
+    val_interval=5000,
+)
+auto_scale_lr = dict(enable=False, base_batch_size=16)
 
 # ---- hooks ---------------------------------------------------------------------------------------
 default_hooks = dict(
@@ -98,7 +96,11 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(
-        type="CheckpointHook", by_epoch=False, interval=5000, max_keep_ckpts=3, save_best="mIoU"
+        type="CheckpointHook",
+        by_epoch=False,
+        interval=5000,
+        max_keep_ckpts=3,
+        save_best="mIoU",
     ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="SegVisualizationHook"),

@@ -3,16 +3,10 @@
 # Batch    8 GPUs x 2 images = 16
 # Schedule 36 epochs * 7330 steps (117266 images / 16) = 263880 steps; warm-up over 1000 steps from
 #          0.001 of lr; lr x 0.1 after epochs 27 and 33
-# An empty _base_ comes first, as MMEngine takes a file that begins with an import for another
-# kind of config.
-_base_ = []
-from convnext_backbones.recipes import protocol_of
-
-protocol = protocol_of("coco_3x")
 
 # ---- data ----------------------------------------------------------------------------------------
 data_root = "data/coco/"
-scales = [(side, protocol["scale"][0]) for side in protocol["short_sides"]]
+scales = [(side, 1333) for side in (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)]
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
@@ -41,7 +35,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=protocol["scale"], keep_ratio=True),
+    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(
         type="PackDetInputs",
@@ -49,7 +43,7 @@ test_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=protocol["images_per_gpu"],
+    batch_size=2,
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
@@ -91,29 +85,38 @@ test_evaluator = val_evaluator
 param_scheduler = [
     dict(
         type="LinearLR",
-        start_factor=protocol["warmup_factor"],
+        start_factor=0.001,
         by_epoch=False,
         begin=0,
-        end=protocol["warmup_iterations"],
+        end=1000,
     ),
     dict(
         type="MultiStepLR",
         by_epoch=True,
         begin=0,
-        end=protocol["epochs"],
-        milestones=list(protocol["milestones"]),
+        end=36,
+        milestones=[27, 33],
         gamma=0.1,
     ),
 ]
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=protocol["epochs"], val_interval=1)
-auto_scale_lr = dict(enable=False, base_batch_size=protocol["batch"])
+train_cfg = dict(
+    type="EpochBasedTrainLoop",
+    max_epochs=36,
+    val_interval=1,
+)
+auto_scale_lr = dict(enable=False, base_batch_size=16)
 
 # ---- hooks ---------------------------------------------------------------------------------------
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3, save_best="coco/segm_mAP"),
+    checkpoint=dict(
+        type="CheckpointHook",
+        interval=1,
+        max_keep_ckpts=3,
+        save_best="coco/segm_mAP",
+    ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="DetVisualizationHook"),
 )

@@ -2,16 +2,10 @@
 # Data     multi-scale 480 to 800, half of it after DETR's crop, flip
 # Batch    8 GPUs x 2 images = 16
 # Schedule 12 epochs * 7393 steps (118287 images / 16) = 88716 steps; lr x 0.1 after epochs 11
-# An empty _base_ comes first, as MMEngine takes a file that begins with an import for another
-# kind of config.
-_base_ = []
-from convnext_backbones.recipes import protocol_of
-
-protocol = protocol_of("coco_dino_12e")
 
 # ---- data ----------------------------------------------------------------------------------------
 data_root = "data/coco/"
-scales = [(side, protocol["scale"][0]) for side in protocol["short_sides"]]
+scales = [(side, 1333) for side in (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)]
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True),
@@ -40,7 +34,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=protocol["scale"], keep_ratio=True),
+    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     dict(type="LoadAnnotations", with_bbox=True),
     dict(
         type="PackDetInputs",
@@ -48,7 +42,7 @@ test_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=protocol["images_per_gpu"],
+    batch_size=2,
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
@@ -92,20 +86,29 @@ param_scheduler = [
         type="MultiStepLR",
         by_epoch=True,
         begin=0,
-        end=protocol["epochs"],
-        milestones=list(protocol["milestones"]),
+        end=12,
+        milestones=[11],
         gamma=0.1,
     ),
 ]
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=protocol["epochs"], val_interval=1)
-auto_scale_lr = dict(enable=False, base_batch_size=protocol["batch"])
+train_cfg = dict(
+    type="EpochBasedTrainLoop",
+    max_epochs=12,
+    val_interval=1,
+)
+auto_scale_lr = dict(enable=False, base_batch_size=16)
 
 # ---- hooks ---------------------------------------------------------------------------------------
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3, save_best="coco/bbox_mAP"),
+    checkpoint=dict(
+        type="CheckpointHook",
+        interval=1,
+        max_keep_ckpts=3,
+        save_best="coco/bbox_mAP",
+    ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="DetVisualizationHook"),
 )

@@ -3,12 +3,6 @@
 # Batch    8 GPUs x 4 images = 32
 # Schedule 36 epochs * 3665 steps (117266 images / 32) = 131940 steps; warm-up over 1000 steps from
 #          0.001 of lr; lr x 0.1 after epochs 27 and 33
-# An empty _base_ comes first, as MMEngine takes a file that begins with an import for another
-# kind of config.
-_base_ = []
-from convnext_backbones.recipes import protocol_of
-
-protocol = protocol_of("coco_lsj_3x")
 
 # ---- data ----------------------------------------------------------------------------------------
 data_root = "data/coco/"
@@ -17,14 +11,14 @@ train_pipeline = [
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(
         type="RandomResize",
-        scale=protocol["crop_size"],
-        ratio_range=protocol["ratio_range"],
+        scale=(1024, 1024),
+        ratio_range=(0.1, 2.0),
         keep_ratio=True,
     ),
     dict(
         type="RandomCrop",
         crop_type="absolute_range",
-        crop_size=protocol["crop_size"],
+        crop_size=(1024, 1024),
         recompute_bbox=True,
         allow_negative_crop=True,
     ),
@@ -34,7 +28,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=protocol["scale"], keep_ratio=True),
+    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(
         type="PackDetInputs",
@@ -42,7 +36,7 @@ test_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=protocol["images_per_gpu"],
+    batch_size=4,
     num_workers=8,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
@@ -84,29 +78,38 @@ test_evaluator = val_evaluator
 param_scheduler = [
     dict(
         type="LinearLR",
-        start_factor=protocol["warmup_factor"],
+        start_factor=0.001,
         by_epoch=False,
         begin=0,
-        end=protocol["warmup_iterations"],
+        end=1000,
     ),
     dict(
         type="MultiStepLR",
         by_epoch=True,
         begin=0,
-        end=protocol["epochs"],
-        milestones=list(protocol["milestones"]),
+        end=36,
+        milestones=[27, 33],
         gamma=0.1,
     ),
 ]
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=protocol["epochs"], val_interval=1)
-auto_scale_lr = dict(enable=False, base_batch_size=protocol["batch"])
+train_cfg = dict(
+    type="EpochBasedTrainLoop",
+    max_epochs=36,
+    val_interval=1,
+)
+auto_scale_lr = dict(enable=False, base_batch_size=32)
 
 # ---- hooks ---------------------------------------------------------------------------------------
 default_hooks = dict(
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50),
     param_scheduler=dict(type="ParamSchedulerHook"),
-    checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3, save_best="coco/segm_mAP"),
+    checkpoint=dict(
+        type="CheckpointHook",
+        interval=1,
+        max_keep_ckpts=3,
+        save_best="coco/segm_mAP",
+    ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="DetVisualizationHook"),
 )

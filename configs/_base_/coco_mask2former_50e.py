@@ -3,12 +3,6 @@
 # Batch    8 GPUs x 2 images = 16
 # Schedule 368750 steps * 16 images / 117266 images = 50 epochs; lr x 0.1 after steps 327778 and
 #          355092
-# An empty _base_ comes first, as MMEngine takes a file that begins with an import for another
-# kind of config.
-_base_ = []
-from convnext_backbones.recipes import protocol_of
-
-protocol = protocol_of("coco_mask2former_50e")
 
 # ---- data ----------------------------------------------------------------------------------------
 data_root = "data/coco/"
@@ -18,15 +12,15 @@ train_pipeline = [
     dict(type="RandomFlip", prob=0.5),
     dict(
         type="RandomResize",
-        scale=protocol["crop_size"],
-        ratio_range=protocol["ratio_range"],
+        scale=(1024, 1024),
+        ratio_range=(0.1, 2.0),
         resize_type="Resize",
         keep_ratio=True,
     ),
     dict(
         type="RandomCrop",
         crop_type="absolute",
-        crop_size=protocol["crop_size"],
+        crop_size=(1024, 1024),
         recompute_bbox=True,
         allow_negative_crop=True,
     ),
@@ -35,7 +29,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile", to_float32=True),
-    dict(type="Resize", scale=protocol["scale"], keep_ratio=True),
+    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(
         type="PackDetInputs",
@@ -43,7 +37,7 @@ test_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=protocol["images_per_gpu"],
+    batch_size=2,
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
@@ -87,18 +81,18 @@ param_scheduler = [
         type="MultiStepLR",
         by_epoch=False,
         begin=0,
-        end=protocol["iterations"],
-        milestones=list(protocol["milestones"]),
+        end=368750,
+        milestones=[327778, 355092],
         gamma=0.1,
     ),
 ]
 train_cfg = dict(
     type="IterBasedTrainLoop",
-    max_iters=protocol["iterations"],
+    max_iters=368750,
     val_interval=5000,
-    dynamic_intervals=[(365001, protocol["iterations"])],  # after that, at the end
+    dynamic_intervals=[(365001, 368750)],  # after 73 * 5000, at the end
 )
-auto_scale_lr = dict(enable=False, base_batch_size=protocol["batch"])
+auto_scale_lr = dict(enable=False, base_batch_size=16)
 
 # ---- hooks ---------------------------------------------------------------------------------------
 default_hooks = dict(

@@ -4,20 +4,14 @@
 # Batch    4 GPUs x 32 images = 128
 # Schedule 100 epochs * 917 steps (117266 images / 128) = 91700 steps; warm-up over 1000 steps from
 #          1e-5 of lr; lr falls as a cosine from epoch 50 on, to 5e-5 in every layer
-# An empty _base_ comes first, as MMEngine takes a file that begins with an import for another
-# kind of config.
-_base_ = []
-from convnext_backbones.recipes import protocol_of
-
-protocol = protocol_of("coco_rtmdet_100e")
 
 # ---- data ----------------------------------------------------------------------------------------
 data_root = "data/coco/"
-crop_size = protocol["crop_size"]
+crop_size = (640, 640)
 random_resize = dict(
     type="RandomResize",
     scale=(2 * crop_size[0], 2 * crop_size[1]),  # of the mosaic, 2 x 2 pictures
-    ratio_range=protocol["ratio_range"],
+    ratio_range=(0.1, 2.0),
     keep_ratio=True,
 )
 train_pipeline = [
@@ -50,8 +44,8 @@ last_epochs_pipeline = [
 ]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=protocol["scale"], keep_ratio=True),
-    dict(type="Pad", size=protocol["scale"], pad_val=dict(img=(114, 114, 114))),
+    dict(type="Resize", scale=(640, 640), keep_ratio=True),
+    dict(type="Pad", size=(640, 640), pad_val=dict(img=(114, 114, 114))),
     dict(type="LoadAnnotations", with_bbox=True),
     dict(
         type="PackDetInputs",
@@ -59,7 +53,7 @@ test_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=protocol["images_per_gpu"],
+    batch_size=32,
     num_workers=10,
     persistent_workers=True,
     sampler=dict(type="DefaultSampler", shuffle=True),
@@ -101,29 +95,29 @@ test_evaluator = val_evaluator
 param_scheduler = [
     dict(
         type="LinearLR",
-        start_factor=protocol["warmup_factor"],
+        start_factor=1e-5,
         by_epoch=False,
         begin=0,
-        end=protocol["warmup_iterations"],
+        end=1000,
     ),
     dict(
         type="CosineAnnealingLR",
         by_epoch=True,
-        begin=protocol["cosine_from"],
-        end=protocol["epochs"],
-        T_max=protocol["epochs"] - protocol["cosine_from"],
-        eta_min=protocol["final_lr"],
+        begin=50,
+        end=100,
+        T_max=50,  # 100 - 50
+        eta_min=5e-5,
         convert_to_iter_based=True,
     ),
 ]
-plain_from = protocol["epochs"] - 10  # without mosaic and mix-up
+plain_from = 90  # 100 - 10: without mosaic and mix-up
 train_cfg = dict(
     type="EpochBasedTrainLoop",
-    max_epochs=protocol["epochs"],
+    max_epochs=100,
     val_interval=10,
     dynamic_intervals=[(plain_from, 1)],
 )
-auto_scale_lr = dict(enable=False, base_batch_size=protocol["batch"])
+auto_scale_lr = dict(enable=False, base_batch_size=128)
 
 # ---- hooks ---------------------------------------------------------------------------------------
 default_hooks = dict(
@@ -131,7 +125,10 @@ default_hooks = dict(
     logger=dict(type="LoggerHook", interval=50),
     param_scheduler=dict(type="ParamSchedulerHook"),
     checkpoint=dict(
-        type="CheckpointHook", interval=10, max_keep_ckpts=3, save_best="coco/bbox_mAP"
+        type="CheckpointHook",
+        interval=10,
+        max_keep_ckpts=3,
+        save_best="coco/bbox_mAP",
     ),
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="DetVisualizationHook"),
@@ -140,7 +137,7 @@ custom_hooks = [
     dict(
         type="EMAHook",
         ema_type="ExpMomentumEMA",
-        momentum=0.0002,
+        momentum=2e-4,
         update_buffers=True,
         priority=49,
     ),

@@ -1,5 +1,5 @@
 # ConvNeXt V2-Pico + SemSegFPN on ADE20K
-# Paper    "ConvNeXt V2", arXiv:2301.00808
+# Paper    "ConvNeXt V2", arXiv:2301.00808; SemSegFPN, arXiv:1901.02446
 # Command  python tools/train_detectron2.py configs/detectron2/ade20k_sem_seg_fpn_convnextv2_pico.py
 #          --num-gpus 8
 # Hardware 8 GPUs x 2 images = 16
@@ -14,22 +14,20 @@
 from detectron2.config import LazyCall as L
 
 from convnext_backbones.adapters.detectron2 import ConvNeXtV2
-from convnext_backbones.recipes import recipe_of
 
 from ._base_.ade20k_sem_seg_fpn import dataloader, lr_multiplier, model, optimizer, train
 
-recipe = recipe_of("ade20k_sem_seg_fpn_convnextv2_pico")
+recipe = "ade20k_sem_seg_fpn_convnextv2_pico"  # its row in convnext_backbones.recipes
 
 model.backbone.bottom_up = L(ConvNeXtV2)(
     arch="pico",
     out_features=["stage1", "stage2", "stage3", "stage4"],
-    drop_path_rate=recipe["drop_path"],
+    drop_path_rate=0.1,
 )
-train.init_checkpoint = recipe["init"]
-train.amp.enabled = recipe["amp"]
+train.init_checkpoint = "convnextv2_pico.fcmae_ft_in1k"
+train.amp.enabled = True
 
 # lr times: stem 0.531, stage1 0.59, stage2 0.656, stage3 0.729, stage4 0.81, heads 1
-optimizer.lr = recipe["lr"]
-optimizer.params.decay_rate = recipe["layer_decay"]
-optimizer.params.decay_type = recipe["decay_type"]
-del recipe  # a LazyConfig is what remains
+optimizer.lr = 1e-4
+optimizer.params.decay_rate = 0.9
+optimizer.params.decay_type = "stage_wise"

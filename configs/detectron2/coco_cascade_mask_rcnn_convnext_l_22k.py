@@ -16,24 +16,22 @@
 from detectron2.config import LazyCall as L
 
 from convnext_backbones.adapters.detectron2 import ConvNeXt
-from convnext_backbones.recipes import recipe_of
 
 from ._base_.cascade_mask_rcnn_fpn import model
 from ._base_.coco import dataloader, lr_multiplier, optimizer, train
 
-recipe = recipe_of("coco_cascade_mask_rcnn_convnext_l_22k")
+recipe = "coco_cascade_mask_rcnn_convnext_l_22k"  # its row in convnext_backbones.recipes
 
 model.backbone.bottom_up = L(ConvNeXt)(
     arch="large",
     out_features=["stage1", "stage2", "stage3", "stage4"],
-    drop_path_rate=recipe["drop_path"],
+    drop_path_rate=0.7,
     layer_scale_init_value=1.0,
 )
-train.init_checkpoint = recipe["init"]
-train.amp.enabled = recipe["amp"]
+train.init_checkpoint = "convnext_large.fb_in22k"
+train.amp.enabled = False
 
 # lr times: stem 0.01, stage1 0.014, stage2 0.02, stage3 0.028..0.49, stage4 0.7, heads 1
-optimizer.lr = recipe["lr"]
-optimizer.params.decay_rate = recipe["layer_decay"]
-optimizer.params.decay_type = recipe["decay_type"]
-del recipe  # a LazyConfig is what remains
+optimizer.lr = 1e-4
+optimizer.params.decay_rate = 0.7
+optimizer.params.decay_type = "layer_wise"

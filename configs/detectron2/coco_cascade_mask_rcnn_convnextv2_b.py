@@ -16,23 +16,21 @@
 from detectron2.config import LazyCall as L
 
 from convnext_backbones.adapters.detectron2 import ConvNeXtV2
-from convnext_backbones.recipes import recipe_of
 
 from ._base_.cascade_mask_rcnn_fpn import model
 from ._base_.coco import dataloader, lr_multiplier, optimizer, train
 
-recipe = recipe_of("coco_cascade_mask_rcnn_convnextv2_b")
+recipe = "coco_cascade_mask_rcnn_convnextv2_b"  # its row in convnext_backbones.recipes
 
 model.backbone.bottom_up = L(ConvNeXtV2)(
     arch="base",
     out_features=["stage1", "stage2", "stage3", "stage4"],
-    drop_path_rate=recipe["drop_path"],
+    drop_path_rate=0.4,
 )
-train.init_checkpoint = recipe["init"]
-train.amp.enabled = recipe["amp"]
+train.init_checkpoint = "convnextv2_base.fcmae"
+train.amp.enabled = True
 
 # lr times: stem 0.254, stage1 0.282, stage2 0.314, stage3 0.349..0.81, stage4 0.9, heads 1
-optimizer.lr = recipe["lr"]
-optimizer.params.decay_rate = recipe["layer_decay"]
-optimizer.params.decay_type = recipe["decay_type"]
-del recipe  # a LazyConfig is what remains
+optimizer.lr = 1e-4
+optimizer.params.decay_rate = 0.9
+optimizer.params.decay_type = "layer_wise"

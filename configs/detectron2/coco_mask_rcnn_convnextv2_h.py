@@ -10,29 +10,27 @@
 # Weights  convnextv2_huge.fcmae, CC-BY-NC-4.0
 # Expected box AP 55.7, mask AP 48.9 with the published heads. Here Detectron2's heads, of the same
 #          size; no soft-NMS, which Detectron2 does not have
-# Status   the recipe is untested: the V2 paper's recipe with layer decay 0.95 and drop path 0.5 out
-#          of its sweep; the score is the paper's, which does not say what it took. Not trained here
-#          in Detectron2
+# Status   the recipe is untested: the V2 paper's recipe, layer decay and drop path out of its
+#          sweep; the score is the paper's, which does not say what it took. Not trained here in
+#          Detectron2
 from detectron2.config import LazyCall as L
 
 from convnext_backbones.adapters.detectron2 import ConvNeXtV2
-from convnext_backbones.recipes import recipe_of
 
 from ._base_.coco_lsj import dataloader, lr_multiplier, optimizer, train
 from ._base_.mask_rcnn_fpn import model
 
-recipe = recipe_of("coco_mask_rcnn_convnextv2_h")
+recipe = "coco_mask_rcnn_convnextv2_h"  # its row in convnext_backbones.recipes
 
 model.backbone.bottom_up = L(ConvNeXtV2)(
     arch="huge",
     out_features=["stage1", "stage2", "stage3", "stage4"],
-    drop_path_rate=recipe["drop_path"],
+    drop_path_rate=0.5,
 )
-train.init_checkpoint = recipe["init"]
-train.amp.enabled = recipe["amp"]
+train.init_checkpoint = "convnextv2_huge.fcmae"
+train.amp.enabled = True
 
 # lr times: stem 0.513, stage1 0.54, stage2 0.569, stage3 0.599..0.902, stage4 0.95, heads 1
-optimizer.lr = recipe["lr"]
-optimizer.params.decay_rate = recipe["layer_decay"]
-optimizer.params.decay_type = recipe["decay_type"]
-del recipe  # a LazyConfig is what remains
+optimizer.lr = 1e-4
+optimizer.params.decay_rate = 0.95
+optimizer.params.decay_type = "layer_wise"

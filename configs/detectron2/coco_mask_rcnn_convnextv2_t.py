@@ -15,23 +15,21 @@
 from detectron2.config import LazyCall as L
 
 from convnext_backbones.adapters.detectron2 import ConvNeXtV2
-from convnext_backbones.recipes import recipe_of
 
 from ._base_.coco import dataloader, lr_multiplier, optimizer, train
 from ._base_.mask_rcnn_fpn import model
 
-recipe = recipe_of("coco_mask_rcnn_convnextv2_t")
+recipe = "coco_mask_rcnn_convnextv2_t"  # its row in convnext_backbones.recipes
 
 model.backbone.bottom_up = L(ConvNeXtV2)(
     arch="tiny",
     out_features=["stage1", "stage2", "stage3", "stage4"],
-    drop_path_rate=recipe["drop_path"],
+    drop_path_rate=0.4,
 )
-train.init_checkpoint = recipe["init"]
-train.amp.enabled = recipe["amp"]
+train.init_checkpoint = "convnextv2_tiny.fcmae"
+train.amp.enabled = True
 
 # lr times: stem 0.698, stage1 0.735, stage2 0.774, stage3 0.815..0.902, stage4 0.95, heads 1
-optimizer.lr = recipe["lr"]
-optimizer.params.decay_rate = recipe["layer_decay"]
-optimizer.params.decay_type = recipe["decay_type"]
-del recipe  # a LazyConfig is what remains
+optimizer.lr = 1e-4
+optimizer.params.decay_rate = 0.95
+optimizer.params.decay_type = "layer_wise"

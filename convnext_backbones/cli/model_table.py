@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .. import VARIANTS, create_backbone, create_classifier
-from ..recipes.table import METHODS, PROTOCOLS, RECIPES, Recipe
+from ..recipes import METHODS, PROTOCOLS, RECIPES, Recipe
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PROPOSALS, MASKS = 1000, 100  # per image, as MMDetection counts

@@ -1,4 +1,8 @@
-# ADE20K, SemSegFPN, 160k iterations: what every ade20k_sem_seg_fpn_* config shares.
+# ADE20K: what the configs of the protocol ade20k_160k share
+# Data     scale 0.5 to 2.0, crop 512x512, flip, colour
+# Batch    8 GPUs x 2 images = 16
+# Schedule 160000 steps * 16 images / 20210 images = 127 epochs; warm-up over 1500 steps from 1e-6
+#          of lr; lr falls to 0 with power 1
 # A config adds the backbone, learning rate, layer decay and initial weights.
 import detectron2.data.transforms as T
 import torch
@@ -16,14 +20,14 @@ from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
-from convnext_backbones.adapters.detectron2.training import (
+from convnext_backbones.adapters.detectron2 import (
     SemSegMapper,
     layer_decay_groups,
     load_label_map,
+    register_data_sets,
 )
-from convnext_backbones.recipes import protocol_of
 
-protocol = protocol_of("ade20k_160k")
+register_data_sets("ade20k_train", "ade20k_val")  # a name that is taken stays as it is
 
 # ---- data ----------------------------------------------------------------------------------------
 # $DETECTRON2_DATASETS/ADEChallengeData2016 (datasets/... without it), as distributed: the label maps
@@ -40,7 +44,7 @@ dataloader = dict(
                 ),
                 L(T.RandomCrop_CategoryAreaConstraint)(
                     crop_type="absolute",
-                    crop_size=list(protocol["crop_size"]),  # 512x512
+                    crop_size=[512, 512],
                     single_category_max_area=0.75,
                     ignored_category=0,
                 ),
@@ -49,7 +53,7 @@ dataloader = dict(
             ],
             image_format="RGB",
         ),
-        total_batch_size=protocol["batch"],  # 16: 8 GPUs * 2 images
+        total_batch_size=16,  # 8 GPUs x 2 images
         num_workers=4,
     ),
     test=L(build_detection_test_loader)(
@@ -91,18 +95,17 @@ optimizer = L(torch.optim.AdamW)(
     params=L(layer_decay_groups)(
         lr="${..lr}", weight_decay="${..weight_decay}", decay_rate=1.0, decay_type="stage_wise"
     ),
-    lr=1e-4,
-    weight_decay=protocol["weight_decay"],  # 0.05
+    lr="???",
+    weight_decay=0.05,
 )
 
 # ---- schedule ------------------------------------------------------------------------------------
-# 160000 iterations * 16 images / 20210 training images = 127 epochs
-iterations = protocol["iterations"]
+# 160000 steps * 16 images / 20210 images = 127 epochs
 lr_multiplier = L(WarmupParamScheduler)(
-    scheduler=L(PolynomialDecayParamScheduler)(base_value=1.0, power=protocol["power"]),  # to 0
-    warmup_length=protocol["warmup_iterations"] / iterations,  # 1500 iterations
+    scheduler=L(PolynomialDecayParamScheduler)(base_value=1.0, power=1.0),  # to 0
+    warmup_length=1500 / 160000,
     warmup_method="linear",
-    warmup_factor=protocol["warmup_factor"],  # 1e-6
+    warmup_factor=1e-6,
     rescale_interval=True,  # the decay begins when the warm-up ends
 )
 
@@ -110,7 +113,7 @@ lr_multiplier = L(WarmupParamScheduler)(
 train = dict(
     output_dir="./output",
     init_checkpoint="",
-    max_iter=iterations,
+    max_iter=160000,
     amp=dict(enabled=True),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
     checkpointer=dict(period=16000, max_to_keep=3),

@@ -1,6 +1,9 @@
-# COCO, 36 epochs ("3x"), multi-scale: data, optimizer and schedule that coco_* configs share. The
-# figures are those of the protocol coco_3x. A config adds the model's backbone, learning rate, layer
-# decay and initial weights.
+# COCO: what the configs of the protocol coco_3x share
+# Data     multi-scale 480 to 800, half of it after DETR's crop, flip
+# Batch    8 GPUs x 2 images = 16
+# Schedule 36 epochs * 7330 steps (117266 images / 16) = 263880 steps; warm-up over 1000 steps from
+#          0.001 of lr; lr x 0.1 after epochs 27 and 33
+# A config adds the model's backbone, learning rate, layer decay and initial weights.
 import detectron2.data.transforms as T
 import torch
 from detectron2.config import LazyCall as L
@@ -14,14 +17,10 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from convnext_backbones.adapters.detectron2.training import layer_decay_groups
-from convnext_backbones.recipes import protocol_of
-
-protocol = protocol_of("coco_3x")
+from convnext_backbones.adapters.detectron2 import layer_decay_groups
 
 # ---- data ----------------------------------------------------------------------------------------
 # $DETECTRON2_DATASETS/coco (datasets/coco without it): train2017, val2017, annotations
-short_sides = list(protocol["short_sides"])  # 480 to 800, with a long side <= 1333
 dataloader = dict(
     train=L(build_detection_train_loader)(
         dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
@@ -44,13 +43,15 @@ dataloader = dict(
                     prob=0.5,
                 ),
                 L(T.ResizeShortestEdge)(
-                    short_edge_length=short_sides, max_size=1333, sample_style="choice"
+                    short_edge_length=[480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800],
+                    max_size=1333,
+                    sample_style="choice",
                 ),
             ],
             image_format="RGB",
             use_instance_mask=True,
         ),
-        total_batch_size=protocol["batch"],  # 16: 8 GPUs * 2 images
+        total_batch_size=16,  # 8 GPUs x 2 images
         num_workers=4,
     ),
     test=L(build_detection_test_loader)(
@@ -71,33 +72,31 @@ optimizer = L(torch.optim.AdamW)(
     params=L(layer_decay_groups)(
         lr="${..lr}", weight_decay="${..weight_decay}", decay_rate=1.0, decay_type="layer_wise"
     ),
-    lr=1e-4,
-    weight_decay=protocol["weight_decay"],  # 0.05
+    lr="???",
+    weight_decay=0.05,
 )
 
 # ---- schedule ------------------------------------------------------------------------------------
-# 36 epochs * 7330 steps (117266 training images with objects / 16) = 263880 iterations
-iterations = protocol["iterations"]
-epoch = iterations // protocol["epochs"]
+# 36 epochs * 7330 steps (117266 images / 16) = 263880 steps
 lr_multiplier = L(WarmupParamScheduler)(
     scheduler=L(MultiStepParamScheduler)(
         values=[1.0, 0.1, 0.01],
-        milestones=[*(epoch * end for end in protocol["milestones"]), iterations],  # 27, 33 epochs
+        milestones=[197910, 241890, 263880],  # epochs 27, 33 and the end
     ),
-    warmup_length=protocol["warmup_iterations"] / iterations,  # 1000 iterations
+    warmup_length=1000 / 263880,
     warmup_method="linear",
-    warmup_factor=protocol["warmup_factor"],  # 0.001
+    warmup_factor=0.001,
 )
 
 # ---- runtime -------------------------------------------------------------------------------------
 train = dict(
     output_dir="./output",
     init_checkpoint="",
-    max_iter=iterations,
+    max_iter=263880,
     amp=dict(enabled=True),
     ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
-    checkpointer=dict(period=epoch, max_to_keep=3),
-    eval_period=epoch,
+    checkpointer=dict(period=7330, max_to_keep=3),
+    eval_period=7330,
     log_period=20,
     device="cuda",
     seed=0,

@@ -1,31 +1,91 @@
-# COCO, 36 epochs ("3x"), large-scale jitter: coco.py with other pictures and a batch of 32. The figures
-# are those of the protocol coco_lsj_3x, but for soft-NMS, which Detectron2 does not have.
+# COCO: what the configs of the protocol coco_lsj_3x share
+# Data     large-scale jitter 0.1 to 2.0, crop 1024x1024, flip
+# Batch    8 GPUs x 4 images = 32
+# Schedule 36 epochs * 3665 steps (117266 images / 32) = 131940 steps; warm-up over 1000 steps from
+#          0.001 of lr; lr x 0.1 after epochs 27 and 33
+# A config adds the model's backbone, learning rate, layer decay and initial weights.
 import detectron2.data.transforms as T
+import torch
 from detectron2.config import LazyCall as L
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.evaluation import COCOEvaluator
+from detectron2.solver import WarmupParamScheduler
+from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from convnext_backbones.recipes import protocol_of
-
-from .coco import dataloader, lr_multiplier, optimizer, train
-
-protocol = protocol_of("coco_lsj_3x")
+from convnext_backbones.adapters.detectron2 import layer_decay_groups
 
 # ---- data ----------------------------------------------------------------------------------------
-smallest, largest = protocol["ratio_range"]  # 0.1, 2.0
-height, width = protocol["crop_size"]  # 1024, 1024
-dataloader.train.mapper.augmentations = [
-    L(T.ResizeScale)(
-        min_scale=smallest, max_scale=largest, target_height=height, target_width=width
+# $DETECTRON2_DATASETS/coco (datasets/coco without it): train2017, val2017, annotations
+dataloader = dict(
+    train=L(build_detection_train_loader)(
+        dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
+        mapper=L(DatasetMapper)(
+            is_train=True,
+            augmentations=[
+                L(T.ResizeScale)(
+                    min_scale=0.1,
+                    max_scale=2.0,
+                    target_height=1024,
+                    target_width=1024,
+                ),
+                L(T.FixedSizeCrop)(crop_size=[1024, 1024], pad=False),
+                L(T.RandomFlip)(horizontal=True),
+            ],
+            image_format="RGB",
+            use_instance_mask=True,
+        ),
+        total_batch_size=32,  # 8 GPUs x 4 images
+        num_workers=4,
     ),
-    L(T.FixedSizeCrop)(crop_size=[height, width], pad=False),
-    L(T.RandomFlip)(horizontal=True),
-]
-dataloader.train.total_batch_size = protocol["batch"]  # 32: 8 GPUs * 4 images
+    test=L(build_detection_test_loader)(
+        dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
+        mapper=L(DatasetMapper)(
+            is_train=False,
+            augmentations=[L(T.ResizeShortestEdge)(short_edge_length=800, max_size=1333)],
+            image_format="RGB",
+        ),
+        num_workers=4,
+    ),
+    evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.names}"),
+)
+
+# ---- optimizer: lr and decay_rate come from the config -------------------------------------------
+# betas (0.9, 0.999) are torch's defaults. No gradient clipping: the recipe has none.
+optimizer = L(torch.optim.AdamW)(
+    params=L(layer_decay_groups)(
+        lr="${..lr}", weight_decay="${..weight_decay}", decay_rate=1.0, decay_type="layer_wise"
+    ),
+    lr="???",
+    weight_decay=0.05,
+)
 
 # ---- schedule ------------------------------------------------------------------------------------
-# 36 epochs * 3665 steps (117266 training images with objects / 32) = 131940 iterations
-iterations = protocol["iterations"]
-epoch = iterations // protocol["epochs"]
-lr_multiplier.scheduler.milestones = [*(epoch * end for end in protocol["milestones"]), iterations]
-lr_multiplier.warmup_length = protocol["warmup_iterations"] / iterations
-train.max_iter = iterations
-train.checkpointer.period = train.eval_period = epoch
+# 36 epochs * 3665 steps (117266 images / 32) = 131940 steps
+lr_multiplier = L(WarmupParamScheduler)(
+    scheduler=L(MultiStepParamScheduler)(
+        values=[1.0, 0.1, 0.01],
+        milestones=[98955, 120945, 131940],  # epochs 27, 33 and the end
+    ),
+    warmup_length=1000 / 131940,
+    warmup_method="linear",
+    warmup_factor=0.001,
+)
+
+# ---- runtime -------------------------------------------------------------------------------------
+train = dict(
+    output_dir="./output",
+    init_checkpoint="",
+    max_iter=131940,
+    amp=dict(enabled=True),
+    ddp=dict(broadcast_buffers=False, find_unused_parameters=False, fp16_compression=False),
+    checkpointer=dict(period=3665, max_to_keep=3),
+    eval_period=3665,
+    log_period=20,
+    device="cuda",
+    seed=0,
+)

@@ -44,9 +44,6 @@ model = L(GeneralizedRCNN)(
         num_classes=80,
         batch_size_per_image=512,
         positive_fraction=0.25,
-        proposal_matcher=L(Matcher)(
-            thresholds=[0.5], labels=[0, 1], allow_low_quality_matches=False
-        ),
         box_in_features=["p2", "p3", "p4", "p5"],
         box_pooler=L(ROIPooler)(
             output_size=7,
@@ -65,6 +62,9 @@ model = L(GeneralizedRCNN)(
             test_topk_per_image=100,
             box2box_transform=L(Box2BoxTransform)(weights=[10, 10, 5, 5]),
             num_classes="${..num_classes}",
+        ),
+        proposal_matcher=L(Matcher)(
+            thresholds=[0.5], labels=[0, 1], allow_low_quality_matches=False
         ),
         mask_in_features=["p2", "p3", "p4", "p5"],
         mask_pooler=L(ROIPooler)(
