@@ -33,13 +33,13 @@ ROOMS = {
     "recipes/layer_decay": "network/wrappers",
     "recipes": "network/variants recipes/layer_decay",
     "create": "checkpoints network network/variants",
-    "runs": "matplotlib numpy PIL pycocotools rich shapely torch torchvision",
+    "runs": "errors filelock matplotlib numpy PIL pycocotools rich shapely torch torchvision tqdm",
     "lab": "checkpoints create errors matplotlib network network/preprocessing network/variants PIL timm torch "
     "torchvision tqdm transformers",
     "registry": "mmengine",
-    "adapters": "",
-    "adapters/openmmlab": "checkpoints errors filelock mmdet mmengine mmseg network network/padding "
-    "network/variants numpy PIL recipes/layer_decay registry runs torch tqdm",
+    "adapters": "errors runs yaml",
+    "adapters/openmmlab": "checkpoints errors mmdet mmengine mmseg network network/padding "
+    "network/variants numpy PIL recipes/layer_decay registry runs torch",
     "adapters/detectron2": "checkpoints detectron2 errors fvcore network network/padding "
     "network/preprocessing network/variants numpy omegaconf PIL recipes/layer_decay runs torch yaml",
     "adapters/huggingface": "checkpoints network",

@@ -2,8 +2,8 @@
 
 A module fulfils it: the `run` that the framework's row in adapters.FRAMEWORKS names. runs.commands calls
 a framework through nothing else. `config`, `trained`, `model`, `truth`, `prediction` and `meta` are the
-framework's own; the commands hand them on and never look inside. What the hosts have in common they
-take from runs.preparation and runs.sample.
+framework's own; the commands hand them on and never look inside, so that a host may call them as its
+framework does. What the hosts have in common they take from runs.preparation and runs.sample.
 """
 
 from argparse import Namespace
@@ -41,79 +41,81 @@ class Host(Protocol):
     def quiet_warnings(self) -> None:
         """Silence the framework's own deprecation warnings; not ours."""
 
-    def overrides(self, args: Namespace) -> Any:
+    def overrides(self, args: Namespace, /) -> Any:
         """What the command line changes in a config, as load_config takes it."""
 
     def load_config(
-        self, path: str, *, sample: bool = False, shrink: bool = False, options: Any = None
+        self, path: str, /, *, sample: bool = False, shrink: bool = False, options: Any = None
     ) -> Any:
         """The config at `path`, on the sample data or with a small backbone if asked, then with the
         user's own options."""
 
-    def take_options(self, config: Any, args: Namespace) -> None:
+    def take_options(self, config: Any, args: Namespace, /) -> None:
         """The framework's own options (its row's `options`) into the config, in place."""
 
-    def work_dir(self, config: Any) -> Path | None:
+    def work_dir(self, config: Any, /) -> Path | None:
         """The folder of a run; None if the config names none."""
 
-    def set_work_dir(self, config: Any, folder: Path) -> None:
+    def set_work_dir(self, config: Any, folder: Path, /) -> None:
         """Let a run write there."""
 
-    def check_data(self, config: Any, splits: Sequence[str] = ("train", "val")) -> None:
+    def check_data(self, config: Any, /, splits: Sequence[str] = ("train", "val")) -> None:
         """UserError that shows the expected layout when files of a data set are missing. Splits:
         "train", "val", "test"."""
 
-    def fit_to_device(self, config: Any) -> None:
+    def fit_to_device(self, config: Any, /) -> None:
         """Replace what this machine cannot run, in place, and say so in a line."""
 
     # ---- the run
-    def launch(self, work: Callable[[Namespace, Any], None], args: Namespace, config: Any) -> None:
+    def launch(
+        self, work: Callable[[Namespace, Any], None], args: Namespace, config: Any, /
+    ) -> None:
         """Call work(args, config) in every process of this machine; in one that cannot get the
         config from here, work(args, None), which reads it again."""
 
-    def set_up(self, config: Any, args: Namespace) -> None:
+    def set_up(self, config: Any, args: Namespace, /) -> None:
         """What every process does before it trains or evaluates: log, seed, ranks."""
 
     def is_main_process(self) -> bool:
         """Whether this process prints and writes."""
 
-    def train(self, config: Any, *, resume: bool) -> Any:
+    def train(self, config: Any, /, *, resume: bool) -> Any:
         """Train, validate and save as the config says; returns what `examples` takes."""
 
-    def evaluate(self, config: Any, checkpoint: str) -> dict[str, float]:
+    def evaluate(self, config: Any, checkpoint: str, /) -> dict[str, float]:
         """The metrics (names of report.METRICS) of a checkpoint, loaded whole, on the test data;
         {} off the main process."""
 
-    def initial_weights(self, config: Any) -> str:
+    def initial_weights(self, config: Any, /) -> str:
         """The weights that a run starts from, "" for none."""
 
     # ---- after it
-    def last_checkpoint(self, config: Any) -> Path | None:
+    def last_checkpoint(self, config: Any, /) -> Path | None:
         """The run's newest checkpoint."""
 
-    def own_config(self, config: Any) -> Path:
+    def own_config(self, config: Any, /) -> Path:
         """Where a run writes its config, in which it says all that it was run with."""
 
-    def read_log(self, work_dir: Path) -> Iterable[Entry]:
+    def read_log(self, work_dir: Path, /) -> Iterable[Entry]:
         """The log of all of a run's sessions, in the order of writing."""
 
-    def examples(self, config: Any, trained: Any, count: int) -> Iterable[Example]:
+    def examples(self, config: Any, trained: Any, count: int, /) -> Iterable[Example]:
         """The first `count` validation pictures."""
 
     # ---- models and pictures
-    def build_model(self, config: Any, device: str) -> nn.Module:
+    def build_model(self, config: Any, device: str, /) -> nn.Module:
         """The config's model with fresh weights; on the device "meta" it holds no memory."""
 
-    def load_model(self, config: Any, checkpoint: str, device: str | None = None) -> nn.Module:
+    def load_model(self, config: Any, checkpoint: str, device: str | None = None, /) -> nn.Module:
         """A trained model ready for `infer`, with `dataset_meta`; None: a GPU if there is one."""
 
-    def infer(self, model: nn.Module, image: np.ndarray) -> Any:
+    def infer(self, model: nn.Module, image: np.ndarray, /) -> Any:
         """The prediction for one (H, W, 3) uint8 BGR picture, at the picture's size."""
 
     def draw_prediction(
-        self, image: np.ndarray, prediction: Any, meta: Any, score_threshold: float
+        self, image: np.ndarray, prediction: Any, meta: Any, score_threshold: float, /
     ) -> np.ndarray:
         """A prediction over its picture ((H, W, 3) uint8 RGB)."""
 
-    def draw_truth(self, image: np.ndarray, truth: Any, meta: Any) -> np.ndarray:
+    def draw_truth(self, image: np.ndarray, truth: Any, meta: Any, /) -> np.ndarray:
         """An annotation over its picture ((H, W, 3) uint8 RGB)."""
