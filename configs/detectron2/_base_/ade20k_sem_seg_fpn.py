@@ -89,13 +89,11 @@ model = L(SemanticSegmentor)(
     pixel_std=[58.395, 57.12, 57.375],
 )
 
-# ---- optimizer: lr and decay_rate come from the config -------------------------------------------
+# ---- optimizer: lr, decay_rate and decay_type come from the config ------------------------------
 # betas (0.9, 0.999) are torch's defaults. No gradient clipping: the recipe has none.
 optimizer = L(torch.optim.AdamW)(
-    params=L(layer_decay_groups)(
-        lr="${..lr}", weight_decay="${..weight_decay}", decay_rate=1.0, decay_type="stage_wise"
-    ),
-    lr="???",
+    params=L(layer_decay_groups)(lr="${..lr}", weight_decay="${..weight_decay}", decay_rate=1.0),
+    lr=1e-4,
     weight_decay=0.05,
 )
 

@@ -66,13 +66,11 @@ dataloader = dict(
     evaluator=L(COCOEvaluator)(dataset_name="${..test.dataset.names}"),
 )
 
-# ---- optimizer: lr and decay_rate come from the config -------------------------------------------
+# ---- optimizer: lr, decay_rate and decay_type come from the config ------------------------------
 # betas (0.9, 0.999) are torch's defaults. No gradient clipping: the recipe has none.
 optimizer = L(torch.optim.AdamW)(
-    params=L(layer_decay_groups)(
-        lr="${..lr}", weight_decay="${..weight_decay}", decay_rate=1.0, decay_type="layer_wise"
-    ),
-    lr="???",
+    params=L(layer_decay_groups)(lr="${..lr}", weight_decay="${..weight_decay}", decay_rate=1.0),
+    lr=1e-4,
     weight_decay=0.05,
 )
 

@@ -156,7 +156,7 @@ def _protocol_figures(protocol: Protocol) -> dict:
         "steps": tuple(steps),
         "ends": [*steps, iterations(protocol)],
         "falls": [round(MILESTONE_FACTOR**fall, 9) for fall in range(len(steps) + 1)],
-        "decay_type": "layer_wise" if protocol.dataset == "coco" else "stage_wise",
+        "lr": min(r.lr for r in RECIPES.values() if r.protocol == protocol.name),
         "classes": DATASETS[protocol.dataset].classes,
     }
     if protocol.dataset == "ade20k":
