@@ -3,6 +3,7 @@
 from ..errors import CheckpointError
 from .catalogue import CATALOGUE, Weights
 from .conversion import convert_checkpoint
+from .detectors import with_our_names
 from .inspection import inspect_checkpoint
 from .loading import LoadReport, load_pretrained
 from .pickle_names import Unbuilt
@@ -18,4 +19,5 @@ __all__ = [
     "inspect_checkpoint",
     "load_pretrained",
     "read_checkpoint",
+    "with_our_names",
 ]

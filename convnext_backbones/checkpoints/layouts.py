@@ -201,7 +201,7 @@ LAYOUTS = {
         Layout("mmpretrain", MMPRETRAIN, "backbone."),
         Layout("mmpretrain_backbone", MMPRETRAIN_BACKBONE),
         Layout("torchvision", TORCHVISION),
-        Layout("torchvision_features", TORCHVISION_FEATURES),
+        Layout("torchvision_features", TORCHVISION_FEATURES, "features."),
     )
 }
 
@@ -241,22 +241,29 @@ def find_layouts(names) -> list[Found]:
         if matching:
             anchor = max(matching, key=len)  # torchvision's ends in that of its features
             prefix = name.removesuffix(anchor)
-            found.append(Found(_variety(_BY_ANCHOR[anchor], prefix, names), prefix))
+            found.append(_variety(Found(_BY_ANCHOR[anchor], prefix), names))
     return sorted(found, key=lambda f: f.prefix)
 
 
-def _variety(layout: Layout, prefix: str, names: set[str]) -> Layout:
-    """MMPretrain's norm3 is the final norm in a classifier, an output norm in a detector."""
-    classifier = f"{prefix.removesuffix('backbone.')}head.fc.weight" in names
-    if layout.name == "mmpretrain" and not (prefix.endswith("backbone.") and classifier):
-        return LAYOUTS["mmpretrain_backbone"]
-    return layout
+def _variety(found: Found, names: set[str]) -> Found:
+    """What the anchor alone does not tell: whether it is a whole classifier of MMPretrain, torchvision.
+
+    MMPretrain's norm3 is the final norm in a classifier, an output norm in a detector.
+    """
+    layout, prefix = found
+    if layout.name == "mmpretrain":
+        classifier = f"{prefix.removesuffix('backbone.')}head.fc.weight" in names
+        if not (prefix.endswith("backbone.") and classifier):
+            return Found(LAYOUTS["mmpretrain_backbone"], prefix)
+    if layout.name == "torchvision" and f"{prefix}classifier.0.weight" not in names:
+        return Found(LAYOUTS["torchvision_features"], f"{prefix}features.")
+    return found
 
 
 def from_layout(state: dict[str, Tensor], found: Found) -> Translated:
     """Their names and shapes to ours."""
     result, names, outside, dropped, unknown = {}, {}, [], [], []
-    root = _root(found)
+    root = root_of(found)
     for theirs, value in state.items():
         ours, form = our_name(theirs, found)
         if ours is not None and ours not in names:
@@ -277,7 +284,7 @@ def from_layout(state: dict[str, Tensor], found: Found) -> Translated:
 
 def our_name(theirs: str, found: Found) -> tuple[str | None, Form | None]:
     """Our name of theirs, and how its shape differs; None where we have none."""
-    root, ours = _root(found), (None, None)
+    root, ours = root_of(found), (None, None)
     if theirs.startswith(found.prefix):
         ours = _renamed(theirs.removeprefix(found.prefix), found.layout.rows, "from")
     if ours[0] is None and theirs.startswith(root):
@@ -285,7 +292,7 @@ def our_name(theirs: str, found: Found) -> tuple[str | None, Form | None]:
     return ours
 
 
-def _root(found: Found) -> str:
+def root_of(found: Found) -> str:
     """What stands before the names of the whole model: the prefix without the layout's own."""
     own = [found.layout.prefix.format(family=family) for family in _FAMILIES.values()]
     return found.prefix.removesuffix(next((o for o in own if found.prefix.endswith(o)), ""))

@@ -6,7 +6,8 @@ import torch
 import torchvision
 import transformers
 from names import under_our_names
-from randomness import random_state
+from randomness import random_images, random_state, randomised, relative_difference
+from torchvision.models._utils import IntermediateLayerGetter
 
 from convnext_backbones import VARIANTS, ConvNeXtClassifier, create_backbone, create_classifier
 from convnext_backbones.checkpoints.layouts import (
@@ -18,6 +19,7 @@ from convnext_backbones.checkpoints.layouts import (
 )
 from convnext_backbones.network.wrappers import unwrapped
 
+VERSIONS = ("convnext_atto", "convnextv2_atto")
 HEADLESS = (
     "fcmae",
     "dinov3",
@@ -122,8 +124,10 @@ def test_old_hugging_face_grn_names_are_read():
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
-    "prefix", ["backbone.", "model.backbone.bottom_up.", "visual.trunk.", "encoder_q.0."]
-)
+    "prefix",
+    ["backbone.", "model.backbone.bottom_up.", "visual.trunk.", "encoder_q.0.", "model.model.model.",
+     "backbone.conv_encoder.model.", "features.", "body.", "0.", "stages.0.", "encoder."],
+)  # fmt: skip
 def test_a_layout_is_found_below_any_prefix(layout, prefix):
     version, name = (2, "convnextv2_atto") if layout == "fcmae" else (1, "convnext_atto")
     state = random_state(create_backbone(name, output_norm=False))
@@ -134,6 +138,54 @@ def test_a_layout_is_found_below_any_prefix(layout, prefix):
     read = from_layout(theirs, found)
     assert read.outside == ("head.other",)
     assert read.state.keys() == state.keys()
+
+
+def test_every_layout_has_an_anchor_of_its_own():
+    anchors = {name: layout.anchor for name, layout in LAYOUTS.items()}
+    pairs = [(a, b) for a in anchors for b in anchors if a < b and anchors[a] == anchors[b]]
+    assert pairs == [("timm", "timm_conv_mlp"), ("mmpretrain", "mmpretrain_backbone")]
+
+
+@pytest.mark.parametrize("kind", ["list", "hook", "dict", "getter", "fx"])
+@pytest.mark.parametrize("name", VERSIONS)
+def test_timms_feature_extractors_are_read(name, kind):
+    peer = randomised(timm.create_model(name, features_only=True, feature_cls=kind))
+    model = create_backbone(name, out_indices=(0, 1, 2, 3), output_norm=False).eval()
+    model.load_state_dict(under_our_names(peer.state_dict()))
+    images = random_images(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = peer.eval()(images)
+        expected = list(expected.values()) if isinstance(expected, dict) else expected
+        for got, wanted in zip(model(images), expected, strict=True):
+            assert relative_difference(got, wanted) <= 2e-5
+
+
+def test_the_body_of_torchvisions_detectors_is_read():
+    whole = torchvision.models.convnext_tiny()
+    body = IntermediateLayerGetter(whole.features, {"1": "0", "7": "3"})
+    state = {f"backbone.body.{n}": v for n, v in body.state_dict().items()}
+    state |= {
+        "backbone.fpn.inner_blocks.0.0.weight": torch.ones(1),
+        "rpn.head.conv.0.0.bias": torch.ones(1),
+    }
+    (found,) = find_layouts(state)
+    read = from_layout(state, found)
+    expected = under_our_names(whole.state_dict())
+    assert all(torch.equal(v, expected[n]) for n, v in read.state.items())
+    assert read.state.keys() == {n for n in expected if not n.startswith(("norm.", "head."))}
+    assert (read.unknown, len(read.outside)) == ((), 2)
+
+
+NOT_CONVNEXT = ("resnet18", "efficientnet_b0", "mobilenet_v3_small", "swin_t", "maxvit_t",
+                "densenet121", "vit_b_16", "mnasnet0_5", "shufflenet_v2_x0_5")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_CONVNEXT)
+def test_other_networks_have_no_anchor(name):
+    with torch.device("meta"):
+        state = torchvision.models.get_model(name).state_dict()
+    assert find_layouts(state) == []
+    assert find_layouts({n.removeprefix("features."): v for n, v in state.items()}) == []
 
 
 def test_grn_of_every_shape_becomes_one_dimensional():
@@ -154,6 +206,46 @@ def test_what_belongs_to_nothing_is_kept_apart():
     assert list(read.state) == ["stages.0.0.dwconv.weight"]
     assert read.outside == ("neck.conv.weight",)
     assert read.unknown == ("backbone.stages.0.0.dwconv.extra", "backbone.stages.00.0.dwconv.bias")
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone.", "model."])
+def test_dinov3s_own_files_have_the_final_norm_twice(prefix):
+    """facebookresearch/dinov3 registers its norm again as the last of `norms`, after identities."""
+    state = random_state(create_classifier("convnext_atto", num_classes=0))
+    theirs = {prefix + n: v for n, v in state.items()}
+    theirs |= {f"{prefix}norms.3.{p}": state[f"norm.{p}"].clone() for p in ("weight", "bias")}
+    (found,) = find_layouts(theirs)
+    read = from_layout(theirs, found)
+    assert (read.unknown, read.outside) == ((), ())
+    assert set(read.dropped) == {f"{prefix}norms.3.weight", f"{prefix}norms.3.bias"}
+    assert read.state.keys() == state.keys()
+    del theirs[f"{prefix}norm.weight"]
+    assert torch.equal(from_layout(theirs, found).state["norm.weight"], state["norm.weight"])
+    theirs[f"{prefix}norms.3.bias"] = state["norm.bias"] + 1
+    assert from_layout(theirs, found).unknown == (f"{prefix}norms.3.bias",)
+
+
+@pytest.mark.parametrize("change", ["nothing", "value", "type", "shape", "nan"])
+def test_one_parameter_under_two_names_is_one_where_both_are_the_same(change):
+    value = torch.rand(8)
+    other = {"nothing": value.clone(), "value": value + 1, "type": value.double(), "shape": value[:4],
+             "nan": value * torch.nan}[change]  # fmt: skip
+    state = {
+        "encoder.stages.0.layers.0.grn.weight": value,
+        "encoder.stages.0.layers.0.grn.gamma": other,
+    }
+    read = from_layout(state, Found(LAYOUTS["huggingface"], ""))
+    assert (len(read.dropped), len(read.unknown)) == ((1, 0) if change == "nothing" else (0, 1))
+
+
+def test_the_counters_of_averaged_weights_are_no_parameters():
+    model = create_classifier("convnext_atto")
+    averaged = torch.optim.swa_utils.AveragedModel(model).state_dict()
+    state = {unwrapped(n): v for n, v in averaged.items()}
+    (found,) = find_layouts(state)
+    read = from_layout(state, found)
+    assert (read.dropped, read.unknown) == (("n_averaged",), ())
+    assert read.state.keys() == model.state_dict().keys()
 
 
 def test_two_names_for_one_parameter_are_not_taken_silently():

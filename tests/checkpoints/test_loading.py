@@ -1,5 +1,6 @@
 """load_pretrained: right, wrong and half-right checkpoints, and what the verdict says."""
 
+import pathlib
 import re
 
 import pytest
@@ -11,7 +12,13 @@ from randomness import random_images, random_state, randomised, relative_differe
 from safetensors.torch import save_file
 
 from convnext_backbones import ConvNeXt, ConvNeXtV2, create_backbone, create_classifier
-from convnext_backbones.checkpoints import CheckpointError, inspect_checkpoint, load_pretrained
+from convnext_backbones.checkpoints import (
+    CheckpointError,
+    inspect_checkpoint,
+    inspection,
+    load_pretrained,
+    reading,
+)
 from convnext_backbones.checkpoints.layouts import to_layout
 
 NORMS = {f"norm{i}.{kind}" for i in range(4) for kind in ("weight", "bias")}
@@ -149,6 +156,116 @@ def test_what_may_stay_random_is_allowed_by_name(tmp_path):
         CheckpointError, match="allow_random names 'stem', which the model does not"
     ):
         load_pretrained(model, path, allow_random=("stem", "downsample_layers.0.0.weight"))
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "way"),
+    [
+        (
+            {},
+            {"in_channels": 4},
+            "3 channels in patches of 4x4, the model's 4 channels in patches of 4x4",
+        ),
+        ({"in_channels": 1}, {}, "1 channels in patches of 4x4, the model's 3 channels"),
+        (
+            {},
+            {"patch_size": 2},
+            "3 channels in patches of 4x4, the model's 3 channels in patches of 2x2",
+        ),
+        ({"patch_size": 2, "in_channels": 6}, {}, "6 channels in patches of 2x2, the model's 3"),
+    ],
+    ids=str,
+)
+def test_a_first_layer_of_another_shape_is_refused_with_the_way_on(tmp_path, file, model, way):
+    path = saved(tmp_path / "a.pth", create_classifier("convnext_atto", **file).state_dict())
+    ours = create_backbone("convnext_atto", **model)
+    sentence = (
+        rf"The file's first layer takes {way}.*: build the model so, or let that layer start at "
+        r'random with load_pretrained\(model, source, allow_random=\("downsample_layers\.0\.0",\)\)'
+    )
+    with pytest.raises(CheckpointError, match=sentence):
+        load_pretrained(ours, path)
+    report = load_pretrained(ours, path, allow_random=("downsample_layers.0.0",))
+    assert "downsample_layers.0.0.weight" in report.reinitialised
+
+
+@pytest.mark.parametrize(
+    ("file", "model", "way"),
+    [
+        (None, 1e-6, "The file has no layer scale: build with layer_scale_init_value=None"),
+        (1e-6, None, "The file has layer scale: build with layer_scale_init_value=1e-6"),
+    ],
+)
+def test_layer_scale_on_one_side_only_is_refused_with_the_way_on(tmp_path, file, model, way):
+    source = create_classifier("convnext_atto", layer_scale_init_value=file)
+    path = saved(tmp_path / "a.pth", source.state_dict())
+    with pytest.raises(CheckpointError, match=way):
+        load_pretrained(create_backbone("convnext_atto", layer_scale_init_value=model), path)
+
+
+def test_a_refusal_of_something_else_names_no_way_on(tmp_path):
+    state = create_classifier("convnext_atto").state_dict()
+    del state["stages.2.3.pwconv1.weight"]
+    with pytest.raises(CheckpointError, match=r"would stay random, in stages\.2\.3$"):
+        load_pretrained(create_backbone("convnext_atto"), saved(tmp_path / "a.pth", state))
+
+
+class Weight:
+    """An object of a class that no reader knows."""
+
+
+def test_an_object_where_a_tensor_should_be_is_refused_and_elsewhere_it_is_not(tmp_path):
+    state = create_classifier("convnext_atto").state_dict()
+    hyper_parameters = {"path": pathlib.Path("a")}
+    content = {"state_dict": {f"model.{n}": v for n, v in state.items()},
+               "hyper_parameters": hyper_parameters}  # fmt: skip
+    model = create_backbone("convnext_atto")
+    assert load_pretrained(model, saved(tmp_path / "last.ckpt", content)).layout == "official"
+    flat = {**state, "path": pathlib.Path("a")}
+    assert load_pretrained(model, saved(tmp_path / "flat.pth", flat)).layout == "official"
+    before = values(model)
+    for name in ("stages.1.1.norm.bias", "head.bias"):
+        broken = {"model": {**state, name: Weight()}}
+        sentence = (
+            rf"Python object \(\S*Weight\) in the place of the tensor {name}, which is not built"
+        )
+        with pytest.raises(CheckpointError, match=sentence):
+            load_pretrained(model, saved(tmp_path / "broken.pth", broken))
+    assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
+
+
+def test_a_whole_model_in_a_file_is_named(tmp_path):
+    path = saved(tmp_path / "a.pth", {"model": Weight(), "epoch": 3})
+    with pytest.raises(
+        CheckpointError, match=r"'model' is a Python object \(\S*Weight\), .* save its state_dict"
+    ):
+        load_pretrained(create_backbone("convnext_atto"), path)
+
+
+def test_a_checkpoint_is_located_and_read_once(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.pth", create_classifier("convnext_atto").state_dict())
+    calls = []
+    for module, name in ((inspection, "locate"), (inspection, "read_path"), (reading, "locate")):
+        whole = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *a, f=whole, n=name, **k: calls.append(n) or f(*a, **k)
+        )
+    load_pretrained(create_backbone("convnext_atto"), path)
+    assert calls == ["locate", "read_path"]
+
+
+def test_dinov3s_own_file_and_averaged_weights_load(tmp_path):
+    state = random_state(create_classifier("convnext_atto", num_classes=0))
+    twice = {**state, "norms.3.weight": state["norm.weight"], "norms.3.bias": state["norm.bias"]}
+    model = create_backbone("convnext_atto", out_indices=ALL)
+    report = load_pretrained(
+        model, saved(tmp_path / "a.pth", twice), last_norm_from_classifier=True
+    )
+    assert set(report.dropped) == {"norm.weight", "norm.bias", "norms.3.weight", "norms.3.bias"}
+    assert torch.equal(model.norm3.weight, state["norm.weight"])
+    averaged = torch.optim.swa_utils.AveragedModel(randomised(create_backbone("convnext_atto")))
+    report = load_pretrained(model, saved(tmp_path / "b.pth", averaged.state_dict()))
+    assert "n_averaged" in report.dropped
 
 
 def test_the_last_output_norm_can_be_the_classifiers(tmp_path):
