@@ -3,14 +3,12 @@
 MMEngine 0.10.7 reads with torch.load's default: on torch >= 2.6 a run's own checkpoint is refused
 (`HistoryBuffer was not an allowed global`), before that any pickle payload runs. The maintained fork
 allows `getattr` and falls back to weights_only=False. Here exactly the types that MMEngine writes
-are allowed, called as MMEngine writes them (checkpoints/pickles.py), and everything else is refused
-with a sentence.
+are made, called as MMEngine writes them (checkpoints/pickles.py); any other object is not built, or
+refused with a sentence where it could run code.
 
 Resuming also executes: Runner.resume runs the config text stored in the checkpoint as Python, to
 look up `gpu_ids`. DropStoredConfigHook takes the text out before.
 """
-
-import pickle
 
 import numpy as np
 from mmengine.hooks import Hook
@@ -21,16 +19,9 @@ from ...checkpoints import read_checkpoint
 from .registration import register
 
 
-def _statistics_method(owner, name: str):
-    """Stands in for getattr, by which a pickled HistoryBuffer names its own statistics methods."""
-    if owner is not HistoryBuffer or name.startswith("_"):
-        raise pickle.UnpicklingError(f"GLOBAL getattr of {name!r} is not what MMEngine writes")
-    return getattr(owner, name)
-
-
 # What a training checkpoint's message hub holds beside tensors and numbers. np.ndarray keeps its
 # arrays as they are.
-WRITTEN_BY_MMENGINE = (HistoryBuffer, (_statistics_method, "builtins.getattr"), np.ndarray)
+WRITTEN_BY_MMENGINE = (HistoryBuffer, np.ndarray)
 
 
 def read_training_checkpoint(filename: str, map_location="cpu") -> dict:
