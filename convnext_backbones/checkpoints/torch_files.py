@@ -213,8 +213,9 @@ def _stand_in(name: str, kind: type | None) -> type:
 
 
 def _tell_of_unbuilt(path: Path, pickle: Pickle) -> None:
-    names = [shown(name) for name in pickle.unbuilt if not name.startswith("builtins.")]
-    if names:
+    if pickle.unbuilt:
+        # the classes that an object's own pickle names beside it last: dict, list
+        names = sorted(map(shown, pickle.unbuilt), key=lambda name: name.startswith("builtins."))
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         LOGGER.warning(
             "%s: holds Python objects (%s%s), which were not built; a checkpoints.Unbuilt stands for "

@@ -18,7 +18,6 @@ from mmengine.registry import HOOKS
 from ...checkpoints import read_checkpoint
 from .registration import register
 
-
 # What a training checkpoint's message hub holds beside tensors and numbers. np.ndarray keeps its
 # arrays as they are.
 WRITTEN_BY_MMENGINE = (HistoryBuffer, np.ndarray)
