@@ -44,11 +44,41 @@ def test_multiply_accumulates_equal_the_published_rounding(variant):
     assert round(gmacs, ROUNDED[variant.name]) == variant.published_gflops_224
 
 
-def test_names_versions_and_sizes_agree():
-    for name, variant in VARIANTS.items():
-        assert name == variant.name
-        assert name == f"convnext{'v2' if variant.version == 2 else ''}_{variant.size}"
-        assert len(variant.depths) == len(variant.dims) == 4
+V1, V2, TIMM = (
+    "facebookresearch/ConvNeXt README",
+    "facebookresearch/ConvNeXt-V2 README",
+    "timm 1.0.31",
+)
+# The papers' and READMEs' figures; timm's sizes where they have no model.
+# name, version, size, depths, dims, parameters, GFLOPs at 224, top-1 at 224
+EXPECTED = (
+    ("convnext_atto", 1, "atto", (2, 2, 6, 2), (40, 80, 160, 320), 3695520, None, None, TIMM),
+    ("convnext_femto", 1, "femto", (2, 2, 6, 2), (48, 96, 192, 384), 5217784, None, None, TIMM),
+    ("convnext_pico", 1, "pico", (2, 2, 6, 2), (64, 128, 256, 512), 9045672, None, None, TIMM),
+    ("convnext_nano", 1, "nano", (2, 2, 8, 2), (80, 160, 320, 640), 15593560, None, None, TIMM),
+    ("convnext_tiny", 1, "tiny", (3, 3, 9, 3), (96, 192, 384, 768), 28589128, 4.5, 82.1, V1),
+    ("convnext_small", 1, "small", (3, 3, 27, 3), (96, 192, 384, 768), 50223688, 8.7, 83.1, V1),
+    ("convnext_base", 1, "base", (3, 3, 27, 3), (128, 256, 512, 1024), 88591464, 15.4, 83.8, V1),
+    ("convnext_large", 1, "large", (3, 3, 27, 3), (192, 384, 768, 1536), 197767336, 34.4, 84.3, V1),
+    ("convnext_xlarge", 1, "xlarge", (3, 3, 27, 3), (256, 512, 1024, 2048), 350196968, 60.9, None, V1),
+    ("convnextv2_atto", 2, "atto", (2, 2, 6, 2), (40, 80, 160, 320), 3708400, 0.55, 76.7, V2),
+    ("convnextv2_femto", 2, "femto", (2, 2, 6, 2), (48, 96, 192, 384), 5233240, 0.78, 78.5, V2),
+    ("convnextv2_pico", 2, "pico", (2, 2, 6, 2), (64, 128, 256, 512), 9066280, 1.37, 80.3, V2),
+    ("convnextv2_nano", 2, "nano", (2, 2, 8, 2), (80, 160, 320, 640), 15623800, 2.45, 81.9, V2),
+    ("convnextv2_tiny", 2, "tiny", (3, 3, 9, 3), (96, 192, 384, 768), 28635496, 4.47, 83.0, V2),
+    ("convnextv2_base", 2, "base", (3, 3, 27, 3), (128, 256, 512, 1024), 88717800, 15.4, 84.9, V2),
+    ("convnextv2_large", 2, "large", (3, 3, 27, 3), (192, 384, 768, 1536), 197956840, 34.4, 85.8, V2),
+    ("convnextv2_huge", 2, "huge", (3, 3, 27, 3), (352, 704, 1408, 2816), 660289640, 115, 86.3, V2),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("row", EXPECTED, ids=lambda row: row[0])
+def test_a_variant_is_as_published(row):
+    assert len(VARIANTS) == len(EXPECTED)
+    *figures, source = row
+    variant = VARIANTS[row[0]]
+    assert list(variant[:-1]) == figures
+    assert variant.source.startswith(source)
 
 
 def test_table_cannot_be_changed():

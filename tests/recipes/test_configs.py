@@ -21,7 +21,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
 from convnext_backbones.adapters.openmmlab import run as run
-from convnext_backbones.cli import make_configs, model_table
+from convnext_backbones.cli import model_table
 from convnext_backbones.network.variants import VARIANTS
 from convnext_backbones.recipes import (
     BETAS,
@@ -59,14 +59,6 @@ def slow_unless(name: str, *fast: str):
 
 
 # ---- files ---------------------------------------------------------------------------------------
-def test_every_file_is_what_the_table_says():
-    """Headers as well as what is below them: python tools/make_configs.py writes them."""
-    files = make_configs.config_files()
-    assert {path.stem for path in CONFIGS.glob("*.py")} == set(NAMES)
-    for path, text in files.items():
-        assert path.read_text() == text, f"{path.name}: run python tools/make_configs.py"
-
-
 @pytest.mark.parametrize(
     "name",
     [slow_unless(n, "coco_rtmdet_convnextv2_pico", "ade20k_upernet_convnext_b_22k") for n in NAMES],

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from convnext_backbones.cli import model_zoo
 from convnext_backbones.recipes import COUNTED_DETECTRON2, METHODS, RECIPES
+from convnext_backbones.recipes.writers import zoo
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "model_zoo.md"
 
 
 def test_the_page_is_what_the_table_says():
-    assert PAGE.read_text() == model_zoo.page(), "run python tools/model_zoo.py"
+    assert PAGE.read_text() == zoo.page(), "run python tools/model_zoo.py"
 
 
 def test_every_config_is_on_the_page_and_every_link_leads_to_a_file():

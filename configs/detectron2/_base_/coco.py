@@ -28,7 +28,7 @@ dataloader = dict(
             is_train=True,
             augmentations=[
                 L(T.RandomFlip)(horizontal=True),
-                # multi-scale, or in half of the cases DETR's resize, crop and resize again
+                # multi-scale, or DETR's resize, crop and resize again
                 L(T.RandomApply)(
                     tfm_or_aug=L(T.AugmentationList)(
                         augs=[

@@ -1,5 +1,6 @@
 """A template of templates/ and figures -> the text of a file."""
 
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -27,9 +28,7 @@ def python_literal(value) -> str:
 def yaml_literal(value) -> str:
     """The same in YAML, which takes 1e-4 for a text, 1.0e-4 for a number."""
     text = python_literal(value)
-    if isinstance(value, float) and "e" in text and "." not in text:
-        return text.replace("e", ".0e")
-    return text
+    return text if isinstance(value, str) else re.sub(r"(?<![\d.])(\d+)e", r"\1.0e", text)
 
 
 def _environment(literal) -> Environment:

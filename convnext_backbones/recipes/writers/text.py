@@ -7,7 +7,7 @@ from ...network.variants import VARIANTS, Variant
 from ..counted import COUNTED
 from ..schedule import images_per_gpu, iterations, iterations_per_epoch, layer_scales
 from ..schema import Protocol, Recipe
-from ..table import DATASETS, METHODS, PROTOCOLS
+from ..table import DATASETS, METHODS, MILESTONE_FACTOR, PROTOCOLS
 
 PAPERS = {1: '"A ConvNet for the 2020s", arXiv:2201.03545', 2: '"ConvNeXt V2", arXiv:2301.00808'}
 WIDTH = 100
@@ -64,7 +64,9 @@ def augmentation(protocol: Protocol) -> str:
         name = "multi-scale" if protocol.detr_crop else "short side"
         words.append(f"{name} {protocol.short_sides[0]} to {protocol.short_sides[-1]}")
     if protocol.detr_crop:
-        words.append("half of it after DETR's crop")
+        probability = protocol.detr_crop.probability
+        share = "half" if probability == 0.5 else f"{probability:.0%}"
+        words.append(f"{share} of it after DETR's crop")
     if protocol.ratio_range:
         name = "scale" if protocol.mosaic or protocol.dataset == "ade20k" else "large-scale jitter"
         words.append(f"{name} {protocol.ratio_range[0]} to {protocol.ratio_range[1]}")
@@ -108,7 +110,7 @@ def schedule(protocol: Protocol) -> str:
         )
     if protocol.milestones:
         unit = "epochs" if protocol.epochs else "steps"
-        text += f"; lr x 0.1 after {unit} {' and '.join(map(str, protocol.milestones))}"
+        text += f"; lr x {number(MILESTONE_FACTOR)} after {unit} {' and '.join(map(str, protocol.milestones))}"
     if protocol.power is not None:
         text += f"; lr falls to 0 with power {number(protocol.power)}"
     if protocol.cosine_from is not None:
