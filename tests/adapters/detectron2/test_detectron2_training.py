@@ -43,6 +43,7 @@ from convnext_backbones.recipes import (
     iterations_per_epoch,
     learning_rate,
     recipe_of,
+    writers,
 )
 from convnext_backbones.recipes import table as table_of_recipes
 from convnext_backbones.recipes.layer_decay import num_layers, parameter_groups
@@ -170,12 +171,10 @@ def test_every_config_comes_in_both_kinds():
 
 
 def test_the_generator_writes_the_configs_that_are_here():
-    from convnext_backbones.cli import make_detectron2_configs
-
-    files = make_detectron2_configs.config_files()
-    assert set(files) == {path for path in CONFIGS.iterdir() if path.is_file()}
+    files = {ROOT / path: text for path, text in writers.detectron2.files().items()}
+    assert set(files) == {path for path in CONFIGS.rglob("*.*") if path.suffix in (".py", ".yaml")}
     for path, text in files.items():
-        assert path.read_text() == text, f"{path.name}: run tools/make_detectron2_configs.py"
+        assert path.read_text() == text, f"{path.name}: run tools/make_configs.py"
 
 
 @SHIPPED
