@@ -58,9 +58,7 @@ def preprocessor_config_of(options: Mapping) -> dict:
     transform = EvaluationTransform(**options)
     resample = {mode: number for number, mode in RESAMPLE.items()}
     return {
-        "image_processor_type": PROCESSORS[0],
-        "size": {"shortest_edge": transform.image_size},
-        "crop_pct": transform.crop_pct,
+        **_geometry(transform),
         "resample": resample[transform.interpolation.value],
         "rescale_factor": 1 / BYTE,
         "image_mean": transform.mean,
@@ -68,6 +66,28 @@ def preprocessor_config_of(options: Mapping) -> dict:
         "do_resize": True,
         "do_rescale": True,
         "do_normalize": True,
+    }
+
+
+def _geometry(transform) -> dict:
+    """ConvNextImageProcessor warps from 384 pixels on and not below; for all else there is another."""
+    from ..network.preprocessing import WARP_FROM  # torchvision takes a second to import
+
+    size = transform.image_size
+    if transform.warp == (size >= WARP_FROM):
+        return {
+            "image_processor_type": PROCESSORS[0],
+            "size": {"shortest_edge": size},
+            "crop_pct": transform.crop_pct,
+        }
+    square = {"height": size, "width": size}
+    shortest = {"shortest_edge": int(size / transform.crop_pct)}
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "size": square if transform.warp else shortest,
+        "do_center_crop": not transform.warp,
+        "crop_size": square,
+        "do_convert_rgb": True,
     }
 
 

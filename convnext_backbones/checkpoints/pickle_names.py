@@ -4,6 +4,7 @@ A name in CALLS is checked with its arguments and becomes plain data. A name tha
 may have becomes an Unbuilt, and so does whatever it is called with. All others are refused.
 """
 
+import builtins
 import math
 import re
 from argparse import Namespace
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 MOST_DIMENSIONS = 16
+LONGEST_TEXT = 1000  # characters in an array of texts
 
 HISTORY_BUFFER = "mmengine.logging.history_buffer.HistoryBuffer"
 
@@ -93,9 +95,9 @@ class Array:
 
     data, kind, shape, order = b"", ArrayType(np.dtype("f4")), (0,), "C"
 
-    def tensor(self) -> torch.Tensor:
+    def values(self) -> np.ndarray:
         values = np.frombuffer(self.data, self.kind.dtype).reshape(self.shape, order=self.order)
-        return torch.from_numpy(values.astype(self.kind.dtype.newbyteorder("="), order="C"))
+        return values.astype(self.kind.dtype.newbyteorder("="), order="C")
 
 
 STORAGES = {
@@ -130,9 +132,12 @@ HOSTILE = {
 }  # fmt: skip
 HARMLESS_BUILTINS = {
     "dict", "list", "tuple", "int", "float", "str", "bool", "object", "range", "slice", "Ellipsis",
+    *(name for name, value in vars(builtins).items()
+      if isinstance(value, type) and issubclass(value, BaseException)),
 }  # fmt: skip
 # What else of torch and numpy a pickle names makes tensors and arrays, and is in CALLS or refused.
-HARMLESS_PARTS = ("torch.nn.modules.", "torch.optim.", "numpy.random.")
+HARMLESS_PARTS = ("torch.nn.modules.", "torch.nn.parallel.", "torch.optim.", "torch.amp.", "torch.cuda.amp.",
+                  "torch.utils.data.", "torch.distributions.", "torch._C.Generator", "numpy.random.")  # fmt: skip
 
 
 def is_harmless(module: str, attribute: str) -> bool:
@@ -174,7 +179,7 @@ PLAIN_DATA = {
         for function in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0])
     },
     # No pickle has these names: torch.load asks for the class of what it gives a state.
-    **{f"numpy.dtypes.{kind}": type(np.dtype(kind)) for kind in sorted(ARRAY_TYPES)},
+    **{f"numpy.dtypes.{kind}": type(np.dtype(kind)) for kind in (*sorted(ARRAY_TYPES), "S", "U")},
 }
 
 
@@ -279,7 +284,8 @@ def _check_hooks(pickle, requires_grad, hooks) -> None:
 def _array_type(pickle, code, align=False, copy=False):
     if align or not copy:  # BUILD would change the type that the whole process shares
         raise TypeError("a type of its own is expected")
-    if code not in ARRAY_TYPES:
+    text = type(code) is str and re.fullmatch(r"[SU](\d{1,4})", code)
+    if code not in ARRAY_TYPES and not (text and int(text[1]) <= LONGEST_TEXT):
         raise RefusedError(
             f"holds a numpy array or number of type {said(code)}, which is no number, and is refused"
         )
@@ -289,7 +295,7 @@ def _array_type(pickle, code, align=False, copy=False):
 def array_type_of_state(dtype: np.dtype, state) -> np.dtype:
     if type(state) is not tuple or len(state) != 8 or state[0] not in (3, 4):
         raise RefusedError("holds a numpy type with a state that is unknown, and is refused")
-    if state[2:] != (None, None, None, -1, -1, 0) or state[1] not in ("<", ">", "|", "="):
+    if state[2:] != dtype.__reduce__()[2][2:] or state[1] not in ("<", ">", "|", "="):
         raise RefusedError("holds a numpy type that is no plain number, and is refused")
     return dtype.newbyteorder(state[1])
 

@@ -80,6 +80,7 @@ class Pickle:
         storages: key to Storage, of all persistent ids met.
         protocols: that the pickles say they are written in.
         unbuilt: name to the kind of its Unbuilt's content, dict, list or None for neither.
+        spellings: name as it is written to name, of those.
         holds_files: whether a storage was found inside, as pickle.dump writes them.
     """
 
@@ -90,6 +91,7 @@ class Pickle:
         self.storages: dict[str, Storage] = {}
         self.protocols: set[int] = set()
         self.unbuilt: dict[str, type | None] = {}
+        self.spellings: dict[str, str] = {}
         self.holds_files = self.is_inside = False
 
     def load(self, *, content: bool = False):
@@ -304,7 +306,8 @@ class Pickle:
     def _name(self, module, attribute) -> Name | Unbuilt:
         if type(module) is not str or type(attribute) is not str:
             raise RefusedError("is damaged (its pickle names something that is no text)")
-        # Python 2's names, as torch.load translates them
+        written = f"{module}.{attribute}"
+        # Python 2's names, most of which torch.load translates
         module, attribute = _compat_pickle.NAME_MAPPING.get(
             (module, attribute), (_compat_pickle.IMPORT_MAPPING.get(module, module), attribute)
         )
@@ -315,6 +318,7 @@ class Pickle:
         if not self.content or not is_harmless(module, attribute):
             raise RefusedError(object_refused(name))
         self.unbuilt.setdefault(str(name), None)
+        self.spellings[written] = str(name)
         return Unbuilt(str(name))
 
     def call(self, function, arguments):

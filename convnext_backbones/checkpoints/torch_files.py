@@ -22,6 +22,7 @@ from .pickle_names import (
     KEY_TYPES,
     PLAIN_DATA,
     Array,
+    ArrayType,
     Call,
     Name,
     RefusedError,
@@ -34,6 +35,7 @@ from .pickles import TORCH_LEGACY, Pickle
 
 LARGEST_PICKLE = 4 * 2**30  # bytes of a plain pickle; V2-H has 2.6 * 2**30
 MOST_RECORDS = 100_000  # in a zip archive
+TEXTS = "SU"  # numpy's kinds of arrays that are no tensors
 
 LOGGER = logging.getLogger("convnext_backbones")
 _LOCK = threading.Lock()  # torch's list of allowed names belongs to the whole process
@@ -194,6 +196,7 @@ def _name_of(entry) -> str:
 def _stand_ins(pickle: Pickle) -> dict[str, type]:
     """For torch.load, what to make instead of the objects that are not built."""
     stand_ins = {name: _stand_in(name, kind) for name, kind in pickle.unbuilt.items()}
+    stand_ins |= {written: stand_ins[name] for written, name in pickle.spellings.items()}
     # No pickle has this name: torch.load asks for the class of what it gives a state.
     return {**stand_ins, "an object that is not built": Unbuilt} if stand_ins else {}
 
@@ -230,14 +233,19 @@ def _of_torch_file(value, arrays: bool):
         return Unbuilt(value.unbuilt)
     if isinstance(value, (set, frozenset)):
         return type(value)(_of_torch_file(item, arrays) for item in value)
-    if isinstance(value, np.ndarray) and not arrays:
+    if isinstance(value, np.ndarray) and not arrays and value.dtype.kind not in TEXTS:
         return torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
     return value
 
 
 def _of_plain_pickle(value, device):
     """What a leaf of a followed pickle stands for."""
-    if isinstance(value, Array) or (type(value) is TensorOf and value.storage.data is not None):
+    if type(value) is Array:
+        array = value.values()
+        return array if array.dtype.kind in TEXTS else torch.from_numpy(array).to(device)
+    if type(value) is ArrayType:
+        return value.dtype
+    if type(value) is TensorOf and value.storage.data is not None:
         return value.tensor().to(device)
     if type(value) is Name and value in DTYPES:
         return DTYPES[value]

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from pictures import picture
+from transformers import AutoImageProcessor
 from transformers.models.convnext.image_processing_convnext import ConvNextImageProcessor
 
 from convnext_backbones.checkpoints.huggingface_preprocessor import (
@@ -175,6 +176,24 @@ def test_options_go_there_and_back(tmp_path, options):
     again = EvaluationTransform(**read_preprocessor_config(path))
     for name in ("image_size", "crop_pct", "warp", "mean", "std", "interpolation"):
         assert getattr(again, name) == getattr(given, name), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"image_size": 384},
+        {"image_size": 384, "crop_pct": 1.0, "warp": False},
+        {"image_size": 400, "crop_pct": 0.95, "warp": False},
+        {"image_size": 96, "warp": True},
+    ],
+    ids=str,
+)
+def test_the_processor_that_is_written_gives_our_pixels(tmp_path, options):
+    written(tmp_path, preprocessor_config_of(options))
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    expected = processor(picture(3), return_tensors="pt").pixel_values[0]
+    assert (EvaluationTransform(**options)(picture(3)) - expected).abs().max() < 1e-5
 
 
 def test_importing_checkpoints_imports_no_torchvision():

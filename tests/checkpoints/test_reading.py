@@ -239,6 +239,24 @@ EMPTY_ARRAY = Called(
 PAIRS = opcodes([[i, 0] for i in range(1000)])
 
 
+TEXTS = {"names": np.array([["cat", "d\xf6g"]]), "bytes": np.array([b"a", b"bcd"]), "transposed":
+         np.array([["a", "bb"], ["c", "d"]]).T, "big endian": np.array(["cat"], ">U3"),
+         "empty": np.array([], "U3"), "text": np.str_("cat")}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", [None, "before 1.6", *range(6)], ids=str)
+def test_arrays_of_texts_beside_the_tensors_stay_arrays(tmp_path, protocol):
+    path, content = tmp_path / "a.pth", {"model": STATE, **TEXTS, "dtype": np.dtype("f4")}
+    if isinstance(protocol, int):
+        path.write_bytes(pickle.dumps(content, protocol))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=protocol is None)
+    read = read_checkpoint(path)
+    assert equal(read["model"])
+    assert all(np.array_equal(read[name], value) for name, value in TEXTS.items())
+    assert read["dtype"] == np.dtype("f4")
+
+
 # Objects beside the tensors.
 
 
@@ -272,6 +290,13 @@ OBJECTS = {
     "slice": slice(1, 2),
     "namespace of python": types.SimpleNamespace(a=1),
     "in a namespace": argparse.Namespace(path=pathlib.Path("a")),
+    "exception": ValueError("a"),
+    "scaler": torch.amp.GradScaler("cpu"),
+    "data set": torch.utils.data.TensorDataset(torch.ones(2)),
+    "schedule": torch.optim.lr_scheduler.StepLR(
+        torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]), 1
+    ),
+    "function": functools.reduce,
     "nested": [({"a": [pathlib.Path("a")]},)],
 }
 FILLED = {  # objects that are dictionaries and lists, whose content is data
@@ -670,6 +695,43 @@ def test_a_payload_is_refused_and_does_not_run(tmp_path, payload, container):
     assert not target.exists()
 
 
+def make_folder(target):
+    os.mkdir(target)
+    return target
+
+
+# The same from a module that no list knows: taken for objects beside the tensors, and not made.
+INSIDE = {
+    "REDUCE": lambda t: b"ctest_reading\nmake_folder\n(V%b\ntR" % t.encode(),
+    "REDUCE of a class": lambda t: b"ctest_reading\nMade\n(V%b\ntR" % t.encode(),
+    "NEWOBJ": lambda t: b"ctest_reading\nMade\n(V%b\nt\x81" % t.encode(),
+    "NEWOBJ_EX": lambda t: b"ctest_reading\nMade\n(V%b\nt}\x92" % t.encode(),
+    "BUILD": lambda t: b"ctest_reading\nRestored\n)\x81V%b\nb" % t.encode(),
+    "INST": lambda t: b"(V%b\nitest_reading\nmake_folder\n" % t.encode(),
+    "OBJ": lambda t: b"(ctest_reading\nmake_folder\nV%b\no" % t.encode(),
+    "partial": lambda t: b"cfunctools\npartial\n(ctest_reading\nmake_folder\nV%b\ntR)R" % t.encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("payload", INSIDE)
+def test_an_object_of_any_module_does_not_run(tmp_path, payload):
+    target = tmp_path / "executed"
+    value = {"w": tensor(), "hyper_parameters": {"it": Raw(INSIDE[payload](str(target)))}}
+    pickle.loads(pickled(value["hyper_parameters"]))  # it is one
+    assert target.exists()
+    target.rmdir()
+    writers = {"torch": torch_zip, "before 1.6": torch_legacy,
+               "pickle": lambda path, data, _: path.write_bytes(data)}  # fmt: skip
+    for name, write in writers.items():
+        content = value if name != "pickle" else {"hyper_parameters": value["hyper_parameters"]}
+        for allowed in ((), (np.ndarray, (getattr, "builtins.getattr"))):
+            write(tmp_path / "a.pth", pickled(content), FLOATS)
+            with contextlib.suppress(CheckpointError):  # torch's reader knows few instructions
+                read = read_checkpoint(tmp_path / "a.pth", allowed=allowed)
+                assert is_unbuilt(read["hyper_parameters"]["it"])
+            assert not target.exists()
+
+
 @pytest.mark.parametrize("payload", ["protocol 2", "GLOBAL", "NEWOBJ", "BUILD", "Python 2's name"])
 def test_torchs_own_lock_holds_too(tmp_path, payload, monkeypatch):
     """torch.load by itself, past the inspection, where the environment asks it not to check."""
@@ -807,6 +869,8 @@ PICKLES = {
     "an array of objects": ({"w": Built(EMPTY_ARRAY, (1, (1,), NUMPY_TYPE, False, [1]))},
                             "numpy array of Python objects"),
     "an array type of objects": (called("numpy.dtype", "O8", False, True), "type 'O8', which is no"),
+    "an array of texts of 4 GB": (called("numpy.dtype", "U999999999", False, True), "which is no number"),
+    "an array of long texts": (called("numpy.dtype", "S9999", False, True), "which is no number"),
     "an array type of 10**12 bytes": (called("numpy.dtype", "V1000000000000", False, True),
                                       "which is no number"),
     "the process's own array type": (
