@@ -160,7 +160,6 @@ TORCHVISION = (
     ("head.{p}", "classifier.2.{p}"),
 )
 
-
 # torchvision's `features` alone, as detectors of torchvision have it for a body.
 TORCHVISION_FEATURES = tuple(
     (row[0], row[1].removeprefix("features."), *row[2:])
@@ -222,7 +221,8 @@ class Translated(NamedTuple):
     """Parameters under our names, by whichever of their names; and the names that were not taken.
 
     names: ours to theirs. outside: of other parts of the file's model, such as a detector's heads.
-    dropped: of known parts that are no ConvNeXt's. unknown: everything else.
+    dropped: of known parts that are no ConvNeXt's, counters of averages, and second names of what was
+    taken. unknown: everything else.
     """
 
     state: dict[str, Tensor]

@@ -213,16 +213,16 @@ def _way_on(plan: Plan) -> str:
             f'source, allow_random=("{STEM}",))'
         )
     with_scale = [any(LAYER_SCALE.match(n) for n in names) for names in (plan.state, plan.wanted)]
-    if with_scale == [False, True] and "stages.0.0.grn.gamma" not in plan.wanted:
+    if with_scale == [False, True]:
         ways.append("the file has no layer scale: build with layer_scale_init_value=None")
-    if with_scale == [True, False] and "stages.0.0.grn.gamma" not in plan.wanted:
+    if with_scale == [True, False]:
         ways.append("the file has layer scale: build with layer_scale_init_value=1e-6")
     return "".join(f". {way[0].upper()}{way[1:]}" for way in ways)
 
 
 def _first_layer(kernel: Tensor) -> str:
     _, channels, height, width = kernel.shape
-    return f"{channels} channels in patches of {height}x{width}"
+    return f"{channels} channel{'s' * (channels != 1)} in patches of {height}x{width}"
 
 
 def _apply(plan: Plan) -> None:
@@ -246,20 +246,14 @@ def _check_model(model) -> None:
 
 def _refuse_another_network(model: Trunk, file: Inspected) -> None:
     """Compare the stages that both have: version, depths and dims."""
-    built = len(model.stages)
-    is_network = file.network
-    if is_network.version == model.version and (
-        is_network.depths[:built],
-        is_network.dims[:built],
-    ) == (
-        model.depths[:built],
-        model.dims[:built],
-    ):
+    built, network = len(model.stages), file.network
+    theirs = network.version, network.depths[:built], network.dims[:built]
+    if theirs == (model.version, model.depths[:built], model.dims[:built]):
         return
     model_is = describe(model.state_dict())._replace(depths=model.depths, dims=model.dims)
     raise CheckpointError(
         f"{file.source}: this is {file}; the model is {model_is}. Nothing was loaded: build "
-        f"{is_network.variant or 'that network'}, or give a checkpoint of {model_is}"
+        f"{network.variant or 'that network'}, or give a checkpoint of {model_is}"
     )
 
 

@@ -166,7 +166,7 @@ def test_what_may_stay_random_is_allowed_by_name(tmp_path):
             {"in_channels": 4},
             "3 channels in patches of 4x4, the model's 4 channels in patches of 4x4",
         ),
-        ({"in_channels": 1}, {}, "1 channels in patches of 4x4, the model's 3 channels"),
+        ({"in_channels": 1}, {}, "1 channel in patches of 4x4, the model's 3 channels"),
         (
             {},
             {"patch_size": 2},
