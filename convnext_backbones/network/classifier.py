@@ -111,7 +111,7 @@ class ConvNeXtClassifier(Trunk):
         """
         logits = self.head(self.forward_features(images).pooler_output)
         if isinstance(labels, Proxy):  # torch.fx traces arguments that were left out, too
-            return refuse_in_graph(logits, labels=labels)
+            return refuse_in_graph(logits, "labels", labels)
         if labels is None:
             return logits
         return LossAndLogits(classification_loss(logits, labels, self.num_classes), logits)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn import functional as F
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.checkpoint import checkpoint
 
 from ..kernels import dispatch
@@ -252,9 +251,8 @@ def drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
 
     On the CPU and in float32 as in the official code, so that the rates are the same numbers.
     """
-    with _disable_current_modes():  # FakeTensorMode's tensors hold no numbers
-        rates = torch.linspace(0, last, sum(depths), device="cpu", dtype=torch.float32)
-        return [stage.tolist() for stage in rates.split(list(depths))]
+    rates = torch.linspace(0, last, sum(depths), device="cpu", dtype=torch.float32)
+    return [stage.tolist() for stage in rates.split(depths)]
 
 
 class Trunk(nn.Module):
@@ -322,7 +320,7 @@ class Trunk(nn.Module):
     def stage_maps(self, images: Tensor, image_sizes: Sizes | None = None) -> list[Tensor]:
         """(N, in_channels, H, W) images to the maps of the stem and of every built stage."""
         if isinstance(image_sizes, Proxy):  # torch.fx traces arguments that were left out, too
-            images, image_sizes = refuse_in_graph(images, image_sizes=image_sizes), None
+            images, image_sizes = refuse_in_graph(images, "image_sizes", image_sizes), None
         stem = self.downsample_layers[0][0]
         self._check_images(images, stem.in_channels, stem.weight.dtype)
         return self._maps(images, self._masks(images, image_sizes))

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..errors import UserError
@@ -91,6 +92,11 @@ def noted_image_sizes(images: Tensor) -> Sizes | None:
     Raises:
         UserError: nothing was noted for it, or it is a crop of a padded batch.
     """
+    if isinstance(images, Proxy):
+        raise UserError(
+            "ignore_padding=True needs the sizes of the images before padding, which torch.fx cannot "
+            "trace: build the backbone with ignore_padding=False, or use torch.jit.trace"
+        )
     if images in _NOTED:
         image_sizes = _NOTED[images]
         return image_sizes if _padded(images, image_sizes) else None

@@ -75,13 +75,13 @@ def check_takes_mask(layer: nn.Module) -> None:
         ) from error
 
 
-def refuse_in_graph(x: Proxy, **argument: Proxy) -> Proxy:
-    """x in a graph of torch.fx, which takes `argument` as the model does, but refuses a value for it."""
-    ((name, value),) = argument.items()
-    return x.tracer.create_proxy("call_function", _refuse_value, (x, name, value), {})
+def refuse_in_graph(x: Tensor, name: str, value) -> Tensor:
+    """x; in a graph of torch.fx a step that refuses a value for the argument `name`.
 
-
-def _refuse_value(x: Tensor, name: str, value) -> Tensor:
+    The graph takes all arguments of the model, but is traced as if those after the images were None.
+    """
+    if isinstance(value, Proxy):
+        return x.tracer.create_proxy("call_function", refuse_in_graph, (x, name, value), {})
     if value is not None:
         raise UserError(
             f"this graph was traced by torch.fx without {name}, and takes none; leave {name} out, or "

@@ -1,6 +1,10 @@
 """prepare_for_inference: the same maps, from folded weights, and the original as it was."""
 
 import copy
+import io
+import pickle
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -14,7 +18,12 @@ from convnext_backbones import ConvNeXt, ConvNeXtClassifier, ConvNeXtV2, prepare
 from convnext_backbones.errors import UserError
 from convnext_backbones.kernels import amx, processor
 from convnext_backbones.network.convnext import Block
-from convnext_backbones.network.prepared import PreparedBlock
+from convnext_backbones.network.prepared import (
+    PreparedBlock,
+    PreparedConvNeXt,
+    PreparedConvNeXtClassifier,
+    PreparedConvNeXtV2,
+)
 
 VERSIONS = pytest.mark.parametrize("version", [ConvNeXt, ConvNeXtV2])
 NAMES = ("stem", "stage1", "stage2", "stage3", "stage4")
@@ -353,6 +362,152 @@ def test_the_dtype_is_bfloat16_where_the_processor_computes_in_it(monkeypatch):
         assert convnext_backbones.network.prepared.fastest_dtype(model) == dtype
 
 
+# ---- saved whole
+
+
+class Small(ConvNeXtV2):
+    """A class of a user's, with options of its own."""
+
+    def __init__(self, **options):
+        super().__init__(SMALL, out_features=NAMES, **options)
+
+
+def classifier(version):
+    return randomised(ConvNeXtClassifier(SMALL, version=version, num_classes=5))
+
+
+NETWORKS = {
+    "ConvNeXt": (lambda: small(ConvNeXt), PreparedConvNeXt),
+    "ConvNeXtV2": (lambda: small(ConvNeXtV2), PreparedConvNeXtV2),
+    "classifier 1": (lambda: classifier(1), PreparedConvNeXtClassifier),
+    "classifier 2": (lambda: classifier(2), PreparedConvNeXtClassifier),
+    "subclass": (lambda: randomised(Small()), Small),
+}
+
+
+def saved_and_loaded(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def maps_of(model, *given):
+    maps = model(*given)
+    return [maps] if isinstance(maps, torch.Tensor) else list(maps)
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_prepared_model_is_copied_pickled_and_saved(name, dtype, exchanged):
+    build, kind = NETWORKS[name]
+    model = build()
+    if exchanged:
+        model.stages[2][1] = nn.Sequential(model.stages[2][1], nn.Conv2d(96, 96, 1))
+        model.stages[1] = nn.Identity()
+        model.stages[1] = nn.Sequential(model.stages[1])
+    prepared = prepare_for_inference(model, dtype)
+    assert isinstance(prepared, kind)
+    assert type(prepared).__name__ == f"Prepared{type(model).__name__}"
+    images = random_images(2, 3, 64, 96)
+    maps = maps_of(prepared, images)
+    again = prepare_for_inference(model, dtype)
+    assert type(again) is type(prepared)
+    for copied in (
+        copy.deepcopy(prepared),
+        pickle.loads(pickle.dumps(prepared)),
+        saved_and_loaded(prepared),
+        saved_and_loaded(copy.deepcopy(saved_and_loaded(prepared))),
+    ):
+        assert type(copied) is type(prepared)
+        assert_close(maps_of(copied, images), maps, 0)
+        with pytest.raises(UserError, match="cannot be trained"):
+            copied.train()
+        with torch.no_grad():  # its weights are its own
+            for tensor in [*prepared.buffers(), *prepared.parameters()]:
+                assert all(tensor is not other for other in copied.buffers())
+
+
+def test_a_copy_computes_with_weights_of_its_own():
+    prepared = prepare_for_inference(small(ConvNeXt), torch.float32)
+    copied, images = copy.deepcopy(prepared), random_images(1, 3, 64, 64)
+    before = prepared(images)
+    for buffer in copied.buffers():
+        buffer.zero_()
+    assert_close(prepared(images), before, 0)
+    assert copied(images)[3].abs().max() != before[3].abs().max()
+
+
+FRESH = """
+import sys, torch
+model = torch.load(sys.argv[1], weights_only=False)
+given = torch.load(sys.argv[2])
+maps = model(given["images"])
+maps = [maps] if isinstance(maps, torch.Tensor) else list(maps)
+assert type(model).__name__ == sys.argv[3], type(model)
+assert all(torch.equal(x, y) for x, y in zip(maps, given["maps"], strict=True))
+padded = model(given["images"], given["sizes"]) if "sizes" in given else []
+assert all(torch.equal(x, y) for x, y in zip(padded, given.get("padded", []), strict=True))
+"""
+
+
+@pytest.mark.parametrize("name", ["ConvNeXtV2", "classifier 1", "openmmlab"])
+def test_a_saved_model_gives_the_same_maps_in_a_fresh_process(name, tmp_path):
+    if name == "openmmlab":
+        pytest.importorskip("mmengine")
+        from convnext_backbones.adapters.openmmlab import backbone as openmmlab
+
+        model = small(openmmlab.ConvNeXtV2)
+    else:
+        model = NETWORKS[name][0]()
+    prepared = prepare_for_inference(model, torch.bfloat16)
+    images = random_images(2, 3, 64, 96)
+    given = {"images": images, "maps": maps_of(prepared, images)}
+    if name != "classifier 1":
+        given["sizes"] = torch.tensor([(64, 96), (50, 40)])
+        given["padded"] = list(prepared(images, given["sizes"]))
+    torch.save(prepared, tmp_path / "model.pt")
+    torch.save(given, tmp_path / "given.pt")
+    command = [sys.executable, "-W", "ignore", "-c", FRESH, *(str(tmp_path / f"{n}.pt") for n in ("model", "given")), type(prepared).__name__]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@WITH_KERNEL
+@pytest.mark.parametrize("name", ["ConvNeXtV2", "classifier 1"])
+def test_a_saved_model_has_the_kernel(name):
+    prepared = prepare_for_inference(NETWORKS[name][0](), torch.bfloat16, compile=True)
+    images = random_images(2, 3, 64, 96)
+    copied = saved_and_loaded(prepared)
+    assert all(block.kernel is not None for stage in copied.stages for block in stage)
+    assert_close(maps_of(copied, images), maps_of(prepared, images), 0)
+
+
+def test_loaded_where_the_kernel_cannot_run_torch_compile_takes_its_place(monkeypatch):
+    monkeypatch.setattr(amx, "why_not", lambda: None)
+    model = small(ConvNeXtV2, out_features=("stem",))
+    prepared = prepare_for_inference(model, torch.bfloat16, compile=True)
+    assert prepared._run == prepared._unmasked_maps
+    monkeypatch.setattr(amx, "why_not", lambda: "this processor lacks amx_tile")
+    with pytest.warns(UserWarning, match="torch.compile used: this processor lacks amx_tile"):
+        copied = saved_and_loaded(prepared)
+    assert copied._run != copied._unmasked_maps
+
+
+@pytest.mark.slow
+@VERSIONS
+def test_a_compiled_model_is_saved_and_compiled_again(version):
+    model = small(version)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepared = prepare_for_inference(model, torch.float32, compile=True)
+        images = random_images(2, 3, 64, 96)
+        maps = prepared(images)
+        for copied in (saved_and_loaded(prepared), copy.deepcopy(prepared)):
+            assert_close(copied(images), maps, 0)
+
+
 # ---- inside the frameworks' models
 
 
@@ -361,6 +516,7 @@ def assert_prepared_inside(model, call, tolerance):
     assert_close(call(prepare_for_inference(model, torch.float32)), reference, FP32)
     prepared = prepare_for_inference(model, torch.bfloat16)
     assert_close(call(prepared), reference, tolerance)
+    assert_close(call(saved_and_loaded(prepared)), call(prepared), 0)
     with pytest.raises(UserError, match="cannot be trained"):
         prepared.train()
     assert not any(
