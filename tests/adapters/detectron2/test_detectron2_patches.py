@@ -268,7 +268,8 @@ def test_what_a_trainer_overrides_is_its_own_affair():
         Whole(config(COCO))
 
 
-def test_a_config_without_a_recipe_is_trained_as_ever(monkeypatch):
+def test_a_config_without_a_recipe_is_trained_as_ever(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where it writes a log
     monkeypatch.setattr(StockTrainer, "build_train_loader", classmethod(lambda cls, cfg: []))
     plain = get_cfg()
     plain.MODEL.DEVICE = "cpu"
