@@ -50,7 +50,16 @@ setup(
             "matplotlib",
         ],
         "detectron2": ["detectron2", "tqdm", "matplotlib", "rich", "filelock", "shapely"],
-        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "timm", "transformers", "fvcore"],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "jinja2",
+            "timm",
+            "transformers",
+            "fvcore",
+        ],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

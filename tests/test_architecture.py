@@ -32,6 +32,7 @@ ROOMS = {
     "network/wrappers numpy safetensors torch tqdm",
     "recipes/layer_decay": "network/wrappers",
     "recipes": "network/variants recipes/layer_decay",
+    "recipes/writers": "checkpoints jinja2 network/variants recipes",
     "create": "checkpoints network network/variants",
     "runs": "errors filelock matplotlib numpy PIL pycocotools rich shapely torch torchvision tqdm",
     "lab": "checkpoints create errors matplotlib network network/preprocessing network/variants PIL timm torch "
