@@ -51,8 +51,8 @@ MUTATIONS = (
     Mutation(
         "GRN computes its norms in half precision",
         "network/convnext.py",
-        "return x if x.dtype == torch.float64 else x.float()",
-        "return x",
+        "energy = x.to(wide_dtype(x)).square()",
+        "energy = x.square()",
     ),
     Mutation(
         "drop path does not divide by the keep probability",
@@ -94,7 +94,7 @@ MUTATIONS = (
     ),
     Mutation(
         "GRN's gradient forgets the mean of the norms",
-        "kernels/block.py",
+        "kernels/grn.py",
         "of_norm = (through - (through * relative).mean(-1, keepdim=True)) / mean",
         "of_norm = through / mean",
     ),

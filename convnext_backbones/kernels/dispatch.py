@@ -1,4 +1,6 @@
-"""When a fast path stands for Block.forward: the same numbers, in less time and memory."""
+"""Which way a block is computed, and why not by a fast one: the same numbers, in less time and memory."""
+
+import functools
 
 import torch
 from torch import Tensor, nn
@@ -9,106 +11,187 @@ from .triton import choice as triton_choice
 enabled = True  # False: every block runs the plain steps of Block.forward
 SMALLEST = 2**23  # N * C * C * H * W; below it a CPU spends more on more operators than it saves
 
+_CALL = nn.Module.__call__
 
-def can_run(module: nn.Module, x: Tensor, parts: tuple[type, ...]) -> bool:
-    """Can `run` stand for module(x), a Block whose submodules should be of the classes `parts`?
 
-    Not while the model is compiled, exported, traced or counted, nor where a part was replaced,
-    parametrized or hooked: the plain steps then do what was asked for. Nor in float16, whose range
-    is too small for a residual stream and for weights times an initial layer scale of 1e-6.
+def why_not(block: nn.Module, x: Tensor) -> str | None:
+    """Why block(x) runs the plain steps of Block.forward; None where a fast path stands for them.
+
+    The fast paths compute exactly the block that Block.__init__ builds. They stand aside where
+    someone looked into or changed it, where the model is compiled, exported, traced or counted, and
+    in float16, whose range is too small for weights times an initial layer scale of 1e-6.
     """
-    if not enabled or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    if type(x) is not Tensor or x.numel() == 0 or x.device.type not in ("cpu", "cuda"):
-        return False
-    if x.device.type == "cpu" and x.numel() * x.shape[1] < SMALLEST:
-        return False
-    if _arithmetic(x) == torch.float16 or _intercepted():
-        return False
-    if any(type(part) not in parts or hooked(part) for part in module.children()):
-        return False
-    weights = [t for t in _weights(module) if t is not None]
-    if len(weights) < (10 if module.grn is not None else 8) or module.act.approximate != "none":
-        return False
-    if any(type(t) not in (nn.Parameter, Tensor) or t.device != x.device for t in weights):
-        return False
-    if torch.is_autocast_enabled(x.device.type):
-        return x.dtype != torch.float64  # which autocast leaves alone
-    return all(t.dtype == x.dtype for t in weights)
+    return _weights_or_reason(block, x)[1]
 
 
-def run(module: nn.Module, x: Tensor, inside: Tensor | None) -> Tensor:
-    """What module(x, inside) gives: (N, C, H, W) channels-last to the same."""
-    weights, keep = _weights(module), module.drop_path.factor(x)
-    grn_eps = 0.0 if module.grn is None else module.grn.eps
-    if inside is None and _has_triton_kernels(module, x):
-        return _triton(x, keep, weights, module.norm.eps, grn_eps)
-    settings = Settings(module.dwconv.dilation[0], module.norm.eps, grn_eps, _arithmetic(x))
+def run(block: nn.Module, x: Tensor, inside: Tensor | None) -> Tensor | None:
+    """What block(x, inside) gives, (N, C, H, W) channels-last to the same; None: by the plain steps."""
+    weights, reason = _weights_or_reason(block, x)
+    if reason is not None:
+        return None
+    dtype = arithmetic(x)
+    branch = dtype if weights.gamma is None else torch.promote_types(dtype, weights.gamma.dtype)
+    keep = block.drop_path.factor(x.new_empty(len(x), 0, dtype=branch))
+    settings = Settings(
+        dilation=block.dwconv.dilation[0],
+        norm_eps=block.norm.eps,
+        grn_eps=0.0 if block.grn is None else block.grn.eps,
+        dtype=dtype,
+        stream=torch.promote_types(branch, x.dtype),
+    )
+    if inside is None and _has_triton_kernels(x, weights, settings):
+        from .triton.ops import triton_block  # here: Triton is large, and not everywhere
+
+        return triton_block(x, keep, weights, settings)
     return fast_block(x, keep, inside, weights, settings)
 
 
-def _has_triton_kernels(module: nn.Module, x: Tensor) -> bool:
-    """Was a kernel measured to be faster on this device, at this shape? See triton_choice."""
-    if not x.is_cuda or module.dwconv.dilation != (1, 1) or not triton_choice.available(x.device):
-        return False
-    n, c, height, width = x.shape
-    version = 1 if module.grn is None else 2
-    return bool(triton_choice.tuned(x.device, _arithmetic(x), n, height, width, c, version))
-
-
-def _triton(x: Tensor, keep: Tensor | None, w: Weights, norm_eps: float, grn_eps: float) -> Tensor:
-    from .triton.ops import triton_block  # here: Triton is large, and not everywhere
-
-    out = triton_block(
-        x.permute(0, 2, 3, 1),
-        w.dwconv,
-        w.dwconv_bias,
-        w.norm,
-        w.norm_bias,
-        norm_eps,
-        w.pwconv1,
-        w.pwconv1_bias,
-        w.pwconv2,
-        w.pwconv2_bias,
-        layer_scale=w.gamma,
-        grn_gamma=w.grn_gamma,
-        grn_beta=w.grn_beta,
-        grn_eps=grn_eps,
-        keep=None if keep is None else keep.flatten(),
-    )
-    return out.permute(0, 3, 1, 2)  # NHWC -> NCHW
-
-
-def _arithmetic(x: Tensor) -> torch.dtype:
+def arithmetic(x: Tensor) -> torch.dtype:
+    """The data type that convolutions and linear layers take for x: autocast's, else its own."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _weights(module: nn.Module) -> Weights:
-    grn = module.grn
+def _weights_or_reason(block: nn.Module, x: Tensor) -> tuple[Weights | None, str | None]:
+    """The block's weights, or why the fast paths stand aside. Runs at every call: cheapest first."""
+    if not enabled:
+        return None, "dispatch.enabled is False"
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return None, "the model is being compiled, exported or traced"
+    reason = _why_not_map(x)
+    if reason is None and _intercepted():
+        reason = "something watches or replaces the single operators: a counter, torch.func, a mode"
+    if reason is not None:
+        return None, reason
+    for name, cls, forward in block.parts:
+        part = block._modules.get(name)
+        if type(part) is not cls:
+            if name == "grn" and part is None and block.grn is None:
+                continue
+            return None, f"{name} was replaced"
+        if cls.forward is not forward:
+            return None, f"{cls.__name__}.forward was replaced"
+        if (what := changed(part)) is not None:
+            return None, f"{name} has {what}"
+    weights = _weights(block)
+    return weights, _why_not_weights(block, weights, x)
+
+
+def _why_not_map(x: Tensor) -> str | None:
+    if type(x) is not Tensor or x.layout is not torch.strided or x.dim() != 4 or x.numel() == 0:
+        return "the input is no plain (N, C, H, W) tensor with values"
+    kind = x.device.type
+    if kind == "cpu":
+        if x.numel() * x.shape[1] < SMALLEST:
+            return "the map is so small that the plain steps are faster"
+    elif kind != "cuda":
+        return "the device is neither a CPU nor a CUDA GPU"
+    if arithmetic(x) == torch.float16:
+        return "float16 is too narrow for layer scale times a weight"
+    return None
+
+
+def _why_not_weights(block: nn.Module, weights: Weights, x: Tensor) -> str | None:
+    conv, norm, act = block.dwconv, block.norm, block.act
+    channels, device, dtype = x.shape[1], x.device, x.dtype
+    options = (
+        *(conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups),
+        *(conv.padding_mode, norm.normalized_shape, act.approximate),
+    )
+    if options != _standard_options(channels, conv.dilation):
+        return "a part has other options than in Block"
+    autocast = torch.is_autocast_enabled(device.type)
+    if autocast and dtype == torch.float64:
+        return "autocast leaves float64 alone"
+    shapes = _standard_shapes(channels, weights.gamma is not None, block.grn is not None)
+    for t, shape in zip(weights, shapes, strict=True):
+        if t is None or shape is None:
+            if t is not shape:
+                return "a weight is missing, or there is one too many"
+            continue
+        if t.shape != shape:
+            return "a weight has another shape than in Block"
+        if type(t) not in _TENSORS or t.device != device:
+            return "a weight is no plain tensor on the input's device"
+        if t.dtype != dtype and (not autocast or t.dtype == torch.float64):
+            return "a weight has another data type than the input"
+    return None
+
+
+_TENSORS = (nn.Parameter, Tensor)
+
+
+@functools.cache
+def _standard_options(channels: int, dilation: tuple[int, int]) -> tuple:
+    padding = (3 * dilation[0], 3 * dilation[0])
+    square = (dilation[0], dilation[0])
+    return (7, 7), (1, 1), padding, square, channels, "zeros", (channels,), "none"
+
+
+@functools.cache
+def _standard_shapes(c: int, scaled: bool, grn: bool) -> Weights:
+    """The shapes of the weights of a block of V1, with layer scale or without, or of V2."""
+    shapes = Weights(
+        dwconv=(c, 1, 7, 7),
+        dwconv_bias=(c,),
+        norm=(c,),
+        norm_bias=(c,),
+        pwconv1=(4 * c, c),
+        pwconv1_bias=(4 * c,),
+        pwconv2=(c, 4 * c),
+        pwconv2_bias=(c,),
+    )
+    if grn:
+        return shapes._replace(grn_gamma=(4 * c,), grn_beta=(4 * c,))
+    return shapes._replace(gamma=(c,)) if scaled else shapes
+
+
+def _has_triton_kernels(x: Tensor, weights: Weights, settings: Settings) -> bool:
+    """Was a kernel measured to be faster on this device, at this shape? See triton/choice.py."""
+    if not x.is_cuda or settings.dilation != 1 or not triton_choice.available(x.device):
+        return False
+    n, c, height, width = x.shape
+    version = 1 if weights.grn_gamma is None else 2
+    return bool(triton_choice.tuned(x.device, settings.dtype, n, height, width, c, version))
+
+
+def _weights(block: nn.Module) -> Weights:
+    grn = block.grn
     return Weights(
-        dwconv=module.dwconv.weight,
-        dwconv_bias=module.dwconv.bias,
-        norm=module.norm.weight,
-        norm_bias=module.norm.bias,
-        pwconv1=module.pwconv1.weight,
-        pwconv1_bias=module.pwconv1.bias,
-        pwconv2=module.pwconv2.weight,
-        pwconv2_bias=module.pwconv2.bias,
-        gamma=module.gamma,
+        dwconv=block.dwconv.weight,
+        dwconv_bias=block.dwconv.bias,
+        norm=block.norm.weight,
+        norm_bias=block.norm.bias,
+        pwconv1=block.pwconv1.weight,
+        pwconv1_bias=block.pwconv1.bias,
+        pwconv2=block.pwconv2.weight,
+        pwconv2_bias=block.pwconv2.bias,
+        gamma=block.gamma,
         grn_gamma=None if grn is None else grn.gamma,
         grn_beta=None if grn is None else grn.beta,
     )
 
 
-def hooked(part: nn.Module) -> bool:
-    """Does something watch or change what this module computes?"""
-    return bool(
-        part._forward_hooks
-        or part._forward_pre_hooks
-        or part._backward_hooks
-        or part._backward_pre_hooks
-    )
+def standard_parts(**classes: type) -> tuple[tuple[str, type, object], ...]:
+    """A block's parts by name, for its attribute `parts`: class and the forward that it has now."""
+    return tuple((name, cls, cls.forward) for name, cls in classes.items())
+
+
+def changed(part: nn.Module) -> str | None:
+    """What makes a module compute something else than its class says; None: nothing."""
+    own = part.__dict__
+    if "forward" in own or "_call_impl" in own or "_conv_forward" in own:
+        return "a forward of its own"
+    if "_compiled_call_impl" in own:
+        return "a compiled forward"
+    if (
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+    ):
+        return "a hook"
+    return None
 
 
 def _intercepted() -> bool:
@@ -119,4 +202,5 @@ def _intercepted() -> bool:
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch.nn.modules.module._has_any_global_hook()
         or torch.autograd.forward_ad._current_level >= 0
+        or nn.Module.__call__ is not _CALL
     )

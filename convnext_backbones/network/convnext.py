@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..kernels import dispatch
+from ..kernels.grn import wide_dtype
 from .padding import Sizes, inside_masks
 from .refusals import (
     check_frozen_stages,
@@ -31,6 +32,8 @@ from .variants import resolve_arch
 
 EPS = 1e-6  # of every LayerNorm and GRN
 
+torch.fx.wrap("wide_dtype")  # one step of a traced graph, which does not know its tensors' types
+
 
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of an (N, C, H, W) map."""
@@ -39,11 +42,6 @@ class LayerNorm2d(nn.LayerNorm):
         x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC
         x = super().forward(x)
         return x.permute(0, 3, 1, 2)  # NHWC -> NCHW
-
-
-@torch.fx.wrap  # one step of a traced graph, which knows no dtype
-def at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 class GRN(nn.Module):
@@ -66,7 +64,7 @@ class GRN(nn.Module):
         nn.init.zeros_(self.beta)
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        energy = at_least_float32(x).square()
+        energy = x.to(wide_dtype(x)).square()
         if inside is not None:
             energy = energy * inside[..., None]
         energy = energy.sum(dim=(1, 2), keepdim=True)
@@ -102,15 +100,22 @@ class DropPath(nn.Module):
         return f"rate={self.rate:.3f}"
 
 
-BLOCK_PARTS = (nn.Conv2d, nn.LayerNorm, nn.Linear, nn.GELU, GRN, DropPath)
-
-
 class Block(nn.Module):
     """Depthwise 7x7, LayerNorm, pointwise C -> 4C, GELU, [V2: GRN], pointwise 4C -> C, residual.
 
     V1 scales the branch by gamma (layer scale, arXiv:2103.17239); V2 has GRN instead. The
     depthwise convolution sees zeros where `inside`, (N, H, W), is False, as it does beyond the map.
     """
+
+    parts = dispatch.standard_parts(  # which a fast path takes as they are here, and no others
+        dwconv=nn.Conv2d,
+        norm=nn.LayerNorm,
+        pwconv1=nn.Linear,
+        act=nn.GELU,
+        grn=GRN,
+        pwconv2=nn.Linear,
+        drop_path=DropPath,
+    )
 
     def __init__(
         self,
@@ -142,8 +147,9 @@ class Block(nn.Module):
             nn.init.constant_(self.gamma, self.layer_scale_init_value)
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        if dispatch.can_run(self, x, BLOCK_PARTS):
-            return dispatch.run(self, x, inside)  # the steps below in another arrangement, faster
+        fast = dispatch.run(self, x, inside)  # the steps below in another arrangement, faster
+        if fast is not None:
+            return fast
         shortcut = x
         if inside is not None:
             x = x * inside[:, None]

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from ..errors import UserError
 from ..kernels import amx, processor
-from ..kernels.block import grn_scale
-from ..kernels.dispatch import hooked
+from ..kernels.dispatch import changed
+from ..kernels.grn import ROWS, energy, grn_scale
 from .classifier import ConvNeXtClassifier
 from .convnext import (
     Block,
@@ -36,8 +36,6 @@ from .convnext import (
     through,
 )
 from .padding import Sizes
-
-ROWS = 1024  # positions at a time, so that their squares stay in the cache
 
 
 def prepare_for_inference(
@@ -158,7 +156,7 @@ def _prepare_layers(trunk: Trunk, plan: _Plan) -> None:
         else:
             trunk.downsample_layers[i] = _Downsample(layer, plan.dtype, kernel=plan.kernel)
     for i, stage in enumerate(trunk.stages):
-        if type(stage) is not Stage or _watched(stage):
+        if type(stage) is not Stage or changed(stage):
             trunk.stages[i] = _Plain(stage, plan)
             continue
         for j, block in enumerate(stage):
@@ -166,10 +164,6 @@ def _prepare_layers(trunk: Trunk, plan: _Plan) -> None:
                 stage[j] = PreparedBlock(block, plan.dtype, kernel=plan.kernel)
             else:
                 stage[j] = _Plain(block, plan)
-
-
-def _watched(module: nn.Module) -> bool:
-    return "forward" in vars(module) or hooked(module)
 
 
 def _is_standard(module: nn.Module) -> bool:
@@ -182,7 +176,7 @@ def _is_standard(module: nn.Module) -> bool:
     for part, standard in itertools.zip_longest(module.modules(), reference.modules()):
         if type(part) is not type(standard) or part.extra_repr() != standard.extra_repr():
             return False
-        if _watched(part):
+        if changed(part):
             return False
     tensors = [*module.named_parameters(), *module.named_buffers()]
     return (
@@ -502,6 +496,5 @@ class PreparedBlock(nn.Module):
         pieces = [tokens]
         fixed = torch.compiler.is_compiling() or torch.jit.is_tracing()  # for every size
         if y.device.type == "cpu" and not fixed:
-            pieces = tokens.split(ROWS, dim=1)
-        energy = sum(piece.to(self.grn_gamma.dtype).square().sum(1) for piece in pieces)
-        return grn_scale(energy, self.grn_gamma, self.grn_eps)[0]
+            pieces = tokens.split(ROWS, dim=1)  # their squares stay in the cache
+        return grn_scale(sum(map(energy, pieces)), self.grn_gamma, self.grn_eps)[0]

@@ -9,9 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier, ConvNeXtV2
-from convnext_backbones.kernels import block as block_module
-from convnext_backbones.kernels import depthwise, dispatch, linear
-from convnext_backbones.network.convnext import BLOCK_PARTS, Block
+from convnext_backbones.kernels import depthwise, dispatch, linear, steps
+from convnext_backbones.network.convnext import Block
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 5e-6}
 BOTH = pytest.mark.parametrize("version", [1, 2])
@@ -56,7 +55,7 @@ def differences(fast, reference):
     return [relative_difference(a, b) for a, b in zip(fast, reference, strict=True)]
 
 
-@pytest.mark.parametrize("part", [block_module.PART, 3000])
+@pytest.mark.parametrize("part", [steps.PART, 3000])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(
     ("shape", "options"),
@@ -75,16 +74,16 @@ def differences(fast, reference):
 def test_a_block_has_the_values_and_gradients_of_the_plain_steps(
     version, shape, options, dtype, part, plain, monkeypatch
 ):
-    monkeypatch.setattr(block_module, "PART", part)
+    monkeypatch.setattr(steps, "PART", part)
     block = make_block(version, dtype=dtype, **options)
     x = make_input(*shape, dim=options.get("dim", 8), dtype=dtype)
-    assert dispatch.can_run(block, x, BLOCK_PARTS)
+    assert dispatch.why_not(block, x) is None
     fast = values_and_gradients(block, x)
     with torch.no_grad():
         torch.manual_seed(3)
         fast.append(block(x))
     plain()
-    assert not dispatch.can_run(block, x, BLOCK_PARTS)
+    assert dispatch.why_not(block, x) is not None
     reference = values_and_gradients(block, x)
     with torch.no_grad():
         torch.manual_seed(3)
@@ -109,12 +108,12 @@ def test_a_backbone_has_the_values_and_gradients_of_the_plain_steps(cls, with_cp
     assert max(differences(fast, all_gradients())) < 1e-12
 
 
-@pytest.mark.parametrize("part", [block_module.PART, 3000])
+@pytest.mark.parametrize("part", [steps.PART, 3000])
 @BOTH
 def test_a_padded_batch_has_the_values_and_gradients_of_the_plain_steps(
     version, part, plain, monkeypatch
 ):
-    monkeypatch.setattr(block_module, "PART", part)
+    monkeypatch.setattr(steps, "PART", part)
     block = make_block(version, dtype=torch.float64, drop_path_rate=0.5)
     x = make_input(3, 17, 20, dtype=torch.float64)
     inside = torch.zeros(3, 17, 20, dtype=torch.bool)
@@ -179,16 +178,22 @@ def test_in_bfloat16_the_errors_are_those_of_the_plain_steps(version, plain):
 
 
 @BOTH
-def test_under_autocast_the_stream_is_bfloat16_and_parameters_get_float32_gradients(version, plain):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [1.0, None])
+def test_under_autocast_map_and_gradients_have_the_data_types_of_the_plain_steps(
+    version, scale, dtype, plain
+):
     x = make_input(2, 24, 28, dim=16, dtype=torch.float64)
-    truth = values_and_gradients(make_block(version, dim=16, dtype=torch.float64), x)
-    block = make_block(version, dim=16)
+    options = dict(dim=16, layer_scale_init_value=scale)
+    truth = values_and_gradients(make_block(version, dtype=torch.float64, **options), x)
+    block = make_block(version, **options)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        results = values_and_gradients(block, x.float())
+        assert dispatch.why_not(block, x.to(dtype)) is None
+        results = values_and_gradients(block, x.to(dtype))
         plain()
-        reference = errors(values_and_gradients(block, x.float()), truth)
-    assert results[0].dtype == torch.bfloat16
-    assert all(g.dtype == torch.float32 for g in results[1:])
+        plain_results = values_and_gradients(block, x.to(dtype))
+    assert [t.dtype for t in results] == [t.dtype for t in plain_results]
+    reference = errors(plain_results, truth)
     rounding = 2**-8  # of the result and of its gradient
     fast = errors(results, truth)
     assert all(a < 1.5 * b + rounding for a, b in zip(fast, reference, strict=True))
@@ -198,8 +203,8 @@ def test_under_autocast_the_stream_is_bfloat16_and_parameters_get_float32_gradie
 def test_float16_is_left_to_the_plain_steps(version):
     block, x = make_block(version), make_input(1, 8, 8)
     with torch.autocast("cpu", dtype=torch.float16):
-        assert not dispatch.can_run(block, x, BLOCK_PARTS)
-    assert not dispatch.can_run(block.half(), x.half(), BLOCK_PARTS)
+        assert "float16" in dispatch.why_not(block, x)
+    assert "float16" in dispatch.why_not(block.half(), x.half())
 
 
 @BOTH
@@ -276,8 +281,8 @@ def test_a_map_that_is_not_channels_last_is_taken():
 def test_a_small_map_is_left_to_the_plain_steps(monkeypatch):
     monkeypatch.undo()
     block = Block(96, version=2)
-    assert not dispatch.can_run(block, make_input(1, 8, 8, dim=96), BLOCK_PARTS)
-    assert dispatch.can_run(block, make_input(1, 56, 56, dim=96), BLOCK_PARTS)
+    assert "so small" in dispatch.why_not(block, make_input(1, 8, 8, dim=96))
+    assert dispatch.why_not(block, make_input(1, 56, 56, dim=96)) is None
 
 
 def test_hooks_of_a_part_are_called():

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..grn import wide_dtype
 from .choice import configuration
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # in Python, by Triton's interpreter
@@ -424,9 +425,7 @@ def plain_layer_norm_backward(
     gradient: Tensor, y: Tensor, mean: Tensor, rstd: Tensor, norm_weight: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of y, norm.weight, norm.bias, and the sum of the first over all positions."""
-    kind = (
-        y.dtype if y.device.type == "cpu" else mean.dtype
-    )  # of the statistics in torch's operator
+    kind = y.dtype if y.device.type == "cpu" else mean.dtype  # of torch's statistics
     of_y, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
         gradient,
         y,
@@ -474,7 +473,7 @@ def _layer_norm(y, norm_weight, norm_bias, eps, keep_y):
     normed, mean, rstd = torch.native_layer_norm(
         y, y.shape[-1:], norm_weight.to(y.dtype), norm_bias.to(y.dtype), eps
     )
-    wide = torch.float64 if y.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(y)
     return normed, y if keep_y else None, mean.to(wide), rstd.to(wide)
 
 

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..grn import fast_energy, wide_dtype
 from .choice import configuration
 from .depthwise import INTERPRETED
 
@@ -53,13 +54,29 @@ def _gelu_slope(x):
 
 
 @triton.jit
-def _tile_of_program(position_tiles, output_tiles, NEIGHBOURS: tl.constexpr):
-    """Walk down NEIGHBOURS tiles of positions before going to the next tile of outputs."""
+def _tile_of_program(
+    position_tiles,
+    tiles_per_image,
+    image,
+    outputs,
+    POSITIONS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+    NEIGHBOURS: tl.constexpr,
+):
+    """The tile's number and its first position, which positions exist, its outputs, which exist.
+
+    Programs walk down NEIGHBOURS tiles of positions before going to the next tile of outputs.
+    """
     program = tl.program_id(0)
-    group = program // (NEIGHBOURS * output_tiles)
+    group = program // (NEIGHBOURS * tl.cdiv(outputs, OUTPUTS))
     rows = min(position_tiles - group * NEIGHBOURS, NEIGHBOURS)
-    within = program % (NEIGHBOURS * output_tiles)
-    return group * NEIGHBOURS + within % rows, within // rows
+    within = program % (NEIGHBOURS * tl.cdiv(outputs, OUTPUTS))
+    tile, block = group * NEIGHBOURS + within % rows, within // rows
+    first = tile % tiles_per_image * POSITIONS
+    start = (tile // tiles_per_image).to(tl.int64) * image + first
+    inside = first + tl.arange(0, POSITIONS) < image
+    output = block * OUTPUTS + tl.arange(0, OUTPUTS)
+    return tile, block, start, inside, output, output < outputs
 
 
 @triton.jit
@@ -121,12 +138,9 @@ def _linear_gelu_kernel(
     PRECISION: tl.constexpr,
     NEIGHBOURS: tl.constexpr,
 ):
-    tile, block = _tile_of_program(position_tiles, tl.cdiv(outputs, OUTPUTS), NEIGHBOURS)
-    first = tile % tiles_per_image * POSITIONS
-    start = (tile // tiles_per_image).to(tl.int64) * image + first
-    inside = first + tl.arange(0, POSITIONS) < image
-    output = block * OUTPUTS + tl.arange(0, OUTPUTS)
-    exists = output < outputs
+    tile, block, start, inside, output, exists = _tile_of_program(
+        position_tiles, tiles_per_image, image, outputs, POSITIONS, OUTPUTS, NEIGHBOURS
+    )
     total = _product(
         x + start * inputs, weight + (block * OUTPUTS).to(tl.int64) * inputs, None, None,
         inside, exists, inputs, EVEN, POSITIONS, OUTPUTS, INPUTS, PRECISION,
@@ -172,12 +186,9 @@ def _linear_scale_residual_kernel(
     PRECISION: tl.constexpr,
     NEIGHBOURS: tl.constexpr,
 ):
-    tile, block = _tile_of_program(position_tiles, tl.cdiv(outputs, OUTPUTS), NEIGHBOURS)
-    first = tile % tiles_per_image * POSITIONS
-    start = (tile // tiles_per_image).to(tl.int64) * image + first
-    inside = first + tl.arange(0, POSITIONS) < image
-    output = block * OUTPUTS + tl.arange(0, OUTPUTS)
-    exists = output < outputs
+    tile, block, start, inside, output, exists = _tile_of_program(
+        position_tiles, tiles_per_image, image, outputs, POSITIONS, OUTPUTS, NEIGHBOURS
+    )
     factors = None
     if scale is not None:
         factors = scale + (tile // tiles_per_image).to(tl.int64) * inputs
@@ -297,7 +308,7 @@ def linear_gelu(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """As plain_linear_gelu."""
     outputs, inputs = weight.shape
-    config, image, tiles_per_image, tiles = _tiling("linear_gelu", x, config, with_energy)
+    config, image, tiles_per_image, tiles = _tiling("linear_gelu", x, inputs, config, with_energy)
     h = x.new_empty(*x.shape[:3], outputs)
     z = torch.empty_like(h) if keep_z else None
     partial = x.new_empty(tiles, outputs, dtype=torch.float32) if with_energy else None
@@ -320,7 +331,7 @@ def plain_linear_gelu(
     """
     z = F.linear(x, weight, bias.to(x.dtype))
     h = F.gelu(z)
-    return h, z if keep_z else None, _energy(h) if with_energy else None
+    return h, z if keep_z else None, fast_energy(h.flatten(1, 2)) if with_energy else None
 
 
 def linear_scale_residual(
@@ -338,7 +349,7 @@ def linear_scale_residual(
     """As plain_linear_scale_residual."""
     outputs, inputs = weight.shape
     config, image, tiles_per_image, tiles = _tiling(
-        "linear_scale_residual", residual, config, scale is not None
+        "linear_scale_residual", h, outputs, config, scale is not None
     )
     out = torch.empty_like(residual)
     blocks = triton.cdiv(outputs, config["outputs"])
@@ -363,7 +374,7 @@ def plain_linear_scale_residual(
     gamma: Tensor | None = None,
     keep: Tensor | None = None,
 ) -> Tensor:
-    """residual + keep * gamma * ((h * scale + shift) @ weight.T + bias).
+    """residual + keep * gamma * ((h * scale + shift) @ weight.T + bias), as wide as the residual.
 
     scale: (N, 4C) with shift (4C,), GRN's; gamma: (C,), layer scale; keep: (N,), drop path.
     """
@@ -371,9 +382,9 @@ def plain_linear_scale_residual(
         h = h * scale.to(h.dtype)[:, None, None] + shift.to(h.dtype)
     branch = F.linear(h, weight, bias.to(h.dtype))
     if gamma is not None:
-        branch = branch * gamma.to(h.dtype)
+        branch = branch * gamma.to(residual.dtype)
     if keep is not None:
-        branch = branch * keep.to(h.dtype)[:, None, None, None]
+        branch = branch * keep.to(branch.dtype)[:, None, None, None]
     return branch + residual
 
 
@@ -428,26 +439,15 @@ def plain_scale_backward(
     Returns the former, gelu(z) * scale + shift again, and the latter.
     """
     h = F.gelu(z)
-    of_scale = (gradient * h).sum((1, 2), dtype=_wide(z))
+    of_scale = (gradient * h).sum((1, 2), dtype=wide_dtype(z))
     factor = scale.to(z.dtype)[:, None, None]
     return gradient * factor, h * factor + shift.to(z.dtype), of_scale
 
 
-def _wide(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _energy(h: Tensor) -> Tensor:
-    """(N, H, W, 4C) to the (N, 4C) sums of squares, by the faster operators of either device."""
-    if h.is_cuda:
-        return torch.linalg.vector_norm(h.flatten(1, 2), dim=1, dtype=_wide(h)).square()
-    return h.to(_wide(h)).square().sum((1, 2))
-
-
-def _tiling(kernel: str, x: Tensor, config: dict | None, by_image: bool):
+def _tiling(kernel: str, x: Tensor, c: int, config: dict | None, by_image: bool):
     """The configuration, the positions taken for one image, its tiles, and all tiles."""
     default = FLOAT32_LINEAR if x.dtype == torch.float32 else LINEAR_CONFIGS[0]
-    config = config or configuration(kernel, x, version=2 if by_image else 1) or default
+    config = config or configuration(kernel, x, c, 2 if by_image else 1) or default
     images = len(x) if by_image else 1
     image = x.numel() // x.shape[3] // images
     tiles_per_image = triton.cdiv(image, config["positions"])

@@ -23,126 +23,90 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from ..block import grn_scale
+from ..grn import grn_scale, wide_dtype
+from ..steps import Settings, Weights
 from . import depthwise as triton_depthwise
 from . import linear as triton_linear
 from .choice import tuned
-from .depthwise import plain_depthwise_norm
-from .linear import _wide, plain_linear_gelu, plain_linear_scale_residual
 
 # name -> what runs as a kernel, and its plain twin
 KERNELS = {
-    name: (getattr(module, name), getattr(module, f"plain_{name}"))
-    for module, names in (
+    kernel.__name__: (kernel, plain)
+    for kernel, plain in (
+        (triton_depthwise.depthwise_norm, triton_depthwise.plain_depthwise_norm),
+        (triton_depthwise.layer_norm_backward, triton_depthwise.plain_layer_norm_backward),
         (
-            triton_depthwise,
-            (
-                "depthwise_norm",
-                "layer_norm_backward",
-                "depthwise_input_gradient",
-                "depthwise_weight_gradient",
-            ),
+            triton_depthwise.depthwise_input_gradient,
+            triton_depthwise.plain_depthwise_input_gradient,
         ),
         (
-            triton_linear,
-            ("linear_gelu", "gelu_backward", "linear_scale_residual", "scale_backward"),
+            triton_depthwise.depthwise_weight_gradient,
+            triton_depthwise.plain_depthwise_weight_gradient,
         ),
+        (triton_linear.linear_gelu, triton_linear.plain_linear_gelu),
+        (triton_linear.gelu_backward, triton_linear.plain_gelu_backward),
+        (triton_linear.linear_scale_residual, triton_linear.plain_linear_scale_residual),
+        (triton_linear.scale_backward, triton_linear.plain_scale_backward),
     )
-    for name in names
 }
+OF_WIDE_MAPS = (
+    "gelu_backward",
+    "linear_scale_residual",
+    "scale_backward",
+)  # first given 4C channels
 ALL = ",".join(KERNELS)
 TUNED = "tuned"
 
 
 def triton_block(
     x: Tensor,
-    dw_weight: Tensor,
-    dw_bias: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    norm_eps: float,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
+    keep: Tensor | None,
+    weights: Weights,
+    settings: Settings,
     *,
-    layer_scale: Tensor | None = None,
-    grn_gamma: Tensor | None = None,
-    grn_beta: Tensor | None = None,
-    grn_eps: float = 1e-6,
-    keep: Tensor | None = None,
     use: Collection[str] | None = None,
 ) -> Tensor:
-    """As plain_block; the kernels named in `use` run, and plain operators for the others.
+    """As block.plain_block; the kernels named in `use` run, and plain operators for the others.
 
     Without `use` those run that were measured to be faster on this device, at this shape.
-
-    Under autocast everything is computed in autocast's data type, with statistics in float32.
     """
     unknown = set(use or ()) - set(KERNELS)
     if unknown:
         raise ValueError(f"unknown kernels {sorted(unknown)}; there are {', '.join(KERNELS)}")
-    kind = x.device.type
-    if torch.is_autocast_enabled(kind):
-        x = x.to(torch.get_autocast_dtype(kind))
-    x = x.contiguous()
-    w1, w2 = w1.to(x.dtype), w2.to(x.dtype)
     names = TUNED if use is None else ",".join(name for name in KERNELS if name in use)
-    given = (x, dw_weight, dw_bias, norm_weight, norm_bias, w1, b1, w2, b2)
-    given += (layer_scale, grn_gamma, grn_beta)
-    training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)
-
+    w = weights
+    training = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *w))
+    shortcut = x.permute(0, 2, 3, 1).to(settings.stream).contiguous()  # NCHW -> NHWC
+    x = x.permute(0, 2, 3, 1).to(settings.dtype).contiguous()
     normed, *_ = depthwise_norm(
-        x, dw_weight, dw_bias, norm_weight, norm_bias, norm_eps, training, names
+        x, w.dwconv, w.dwconv_bias, w.norm, w.norm_bias, settings.norm_eps, training, names
     )
-    h, z, energy = linear_gelu(normed, w1, b1, grn_gamma is not None, training, names)
-    scale = None if grn_gamma is None else grn_scale(energy, grn_gamma, grn_eps)[0]
-    return linear_scale_residual(h, z, w2, b2, x, scale, grn_beta, layer_scale, keep, names)
-
-
-def plain_block(
-    x: Tensor,
-    dw_weight: Tensor,
-    dw_bias: Tensor,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    norm_eps: float,
-    w1: Tensor,
-    b1: Tensor,
-    w2: Tensor,
-    b2: Tensor,
-    *,
-    layer_scale: Tensor | None = None,
-    grn_gamma: Tensor | None = None,
-    grn_beta: Tensor | None = None,
-    grn_eps: float = 1e-6,
-    keep: Tensor | None = None,
-) -> Tensor:
-    """A ConvNeXt block, (N, H, W, C) to the same, in plain operators: Block.forward in convnext.py.
-
-    dw_weight: (C, 1, 7, 7); w1: (4C, C); w2: (C, 4C); layer_scale: (C,), of V1; grn_gamma and
-    grn_beta: (4C,), of V2; keep: (N,), drop path's factors. Autograd gives its gradients.
-    """
-    normed, *_ = plain_depthwise_norm(x, dw_weight, dw_bias, norm_weight, norm_bias, norm_eps)
-    h, _, energy = plain_linear_gelu(normed, w1.to(x.dtype), b1, with_energy=grn_gamma is not None)
-    scale = None if grn_gamma is None else grn_scale(energy, grn_gamma, grn_eps)[0]
-    return plain_linear_scale_residual(
-        h, w2.to(x.dtype), b2, x, scale=scale, shift=grn_beta, gamma=layer_scale, keep=keep
+    h, z, energy = linear_gelu(
+        normed, w.pwconv1.to(x.dtype), w.pwconv1_bias, w.grn_gamma is not None, training, names
     )
+    scale = None if w.grn_gamma is None else grn_scale(energy, w.grn_gamma, settings.grn_eps)[0]
+    keep = None if keep is None else keep.flatten()
+    out = linear_scale_residual(
+        h, z, w.pwconv2.to(x.dtype), w.pwconv2_bias, shortcut, scale, w.grn_beta, w.gamma, keep, names
+    )  # fmt: skip
+    return out.permute(0, 3, 1, 2)  # NHWC -> NCHW
 
 
 def _run(name: str, use: str, version: int, *args, **options):
     """The kernel, or its plain twin. Outside autocast, which would choose data types anew."""
     kernel, plain = KERNELS[name]
-    x = args[0]  # a map of C or, behind the first pointwise layer, of 4C channels
-    if use == TUNED:
-        n, h, w, c = x.shape
-        c = c // 4 if name in ("gelu_backward", "scale_backward", "linear_scale_residual") else c
-        chosen = name in tuned(x.device, x.dtype, n, h, w, c, version)
-    else:
-        chosen = name in use.split(",")
+    x = args[0]
     with torch.autocast(x.device.type, enabled=False):
-        return (kernel if chosen else plain)(*args, **options)
+        return (kernel if _chosen(name, use, version, x) else plain)(*args, **options)
+
+
+def _chosen(name: str, use: str, version: int, x: Tensor) -> bool:
+    """Does the kernel run for a map x, in a block of this version?"""
+    if use != TUNED:
+        return name in use.split(",")
+    n, h, w, channels = x.shape
+    c = channels // 4 if name in OF_WIDE_MAPS else channels
+    return name in tuned(x.device, x.dtype, n, h, w, c, version)
 
 
 def _nothing(x: Tensor) -> Tensor:
@@ -173,7 +137,7 @@ def depthwise_norm(
 
 @depthwise_norm.register_fake
 def _(x, weight, bias, norm_weight, norm_bias, eps, keep_y, use):
-    mean = x.new_empty(*x.shape[:3], 1, dtype=_wide(x))
+    mean = x.new_empty(*x.shape[:3], 1, dtype=wide_dtype(x))
     return torch.empty_like(x), torch.empty_like(x) if keep_y else _nothing(x), mean, mean.clone()
 
 
@@ -252,7 +216,7 @@ def _(x, weight, bias, with_energy, keep_z, use):
     h = x.new_empty(*x.shape[:3], weight.shape[0])
     energy = _nothing(x)
     if with_energy:
-        energy = x.new_empty(x.shape[0], weight.shape[0], dtype=_wide(x))
+        energy = x.new_empty(x.shape[0], weight.shape[0], dtype=wide_dtype(x))
     return h, torch.empty_like(h) if keep_z else _nothing(x), energy
 
 
@@ -319,6 +283,7 @@ def linear_scale_residual(
 ) -> Tensor:
     """residual + keep * gamma * ((h * scale + shift) @ weight.T + bias), h being gelu(z).
 
+    In the data type of the residual, which may be wider than that of h.
     scale: (N, 4C), with shift (4C,), GRN's; gamma: (C,), layer scale; keep: (N,), drop path, which
     gets no gradient. z is kept for the backward pass in place of h and may be empty without one.
     """
@@ -350,12 +315,11 @@ def _linear_scale_residual_backward(
         branch = gradient.contiguous()  # the gradient of gamma * (.. @ weight.T + bias)
         if keep is not None:
             branch = branch * keep.to(branch.dtype)[:, None, None, None]
+        branch = branch.to(z.dtype)
         rows = branch.flatten(0, 2)
         if gamma is None:
             of_a = branch @ weight
-        elif (
-            z.dtype == torch.float16
-        ):  # the initial layer scale, 1e-6, times a weight would be zero
+        elif z.dtype == torch.float16:  # the initial layer scale, 1e-6, times a weight would be 0
             of_a = (branch * gamma.to(z.dtype)) @ weight
         else:
             of_a = branch @ (weight * gamma.to(z.dtype)[:, None])
@@ -364,7 +328,7 @@ def _linear_scale_residual_backward(
     else:
         of_h, a, of_scale = _run("scale_backward", use, 2, of_a, z, scale.contiguous(), shift)
     with torch.autocast(z.device.type, enabled=False):
-        of_weight, of_bias = rows.t() @ a.flatten(0, 2), rows.sum(0, dtype=_wide(z))
+        of_weight, of_bias = rows.t() @ a.flatten(0, 2), rows.sum(0, dtype=wide_dtype(z))
         of_gamma = of_shift = None
         if gamma is not None:
             wide = gamma.to(of_bias.dtype)
