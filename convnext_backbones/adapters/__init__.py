@@ -93,7 +93,7 @@ FRAMEWORKS = {
             Option(("--dist-url",), dict(default="auto", help="tcp://HOST:PORT of machine 0")),
             Option(
                 ("options",),
-                dict(nargs="*", metavar="key=value", help="override config entries"),
+                dict(nargs="*", default=[], metavar="key=value", help="override config entries"),
             ),
         ),
     ),

@@ -206,8 +206,8 @@ def load_config(
 def _load_python(file: Path) -> LazyRun:
     try:
         cfg = LazyConfig.load(str(file))
-    except (SyntaxError, ImportError, AttributeError) as error:
-        raise UserError(f"config {file} cannot be read: {error}") from error
+    except Exception as error:  # a LazyConfig is a program
+        raise UserError(f"config {file} cannot be read: {type(error).__name__}: {error}") from error
     return _checked_lazy(cfg, file)
 
 

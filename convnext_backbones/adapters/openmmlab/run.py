@@ -41,7 +41,7 @@ TALKATIVE = (
     '"FileClient"', '"HardDiskBackend"',
 )  # fmt: skip
 
-# What a config or an override of it that does not fit ends in.
+# What an override ends in that does not fit the config.
 CONFIG_ERRORS = (KeyError, IndexError, ValueError, TypeError, AttributeError)
 
 
@@ -105,8 +105,8 @@ def load_config(
     file = preparation.existing_config(path)
     try:
         cfg = Config.fromfile(file)
-    except (SyntaxError, OSError, ImportError, NameError, *CONFIG_ERRORS) as error:
-        raise UserError(f"config {path} cannot be read: {error}") from error
+    except Exception as error:  # a config is a program
+        raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
     if cfg.get("default_scope") not in DATA:
         raise UserError(
             f"config {path} has default_scope={cfg.get('default_scope')!r}; "

@@ -411,6 +411,8 @@ def test_wrong_configs_and_keys_are_named(tmp_path):
     lazy, plain = (str(CONFIGS / f"coco_mask_rcnn_convnext_t.{kind}") for kind in ("py", "yaml"))
     broken, half = tmp_path / "broken.py", tmp_path / "half.py"
     broken.write_text("model = (\n")
+    zero = tmp_path / "zero.py"
+    zero.write_text("model = 1 / 0\n")
     half.write_text("model = dict()\n")
     unknown = tmp_path / "unknown.yaml"
     unknown.write_text("MODEL: {CONVNEXT: {ARCHH: tiny}}\n")
@@ -419,6 +421,7 @@ def test_wrong_configs_and_keys_are_named(tmp_path):
         (("none.py",), "there is no config none.py"),
         ((str(tmp_path / "config.txt"),), "neither in .py nor in .yaml"),
         ((str(broken),), "cannot be read"),
+        ((str(zero),), "cannot be read: ZeroDivisionError"),
         ((str(half),), "lacks dataloader, optimizer, lr_multiplier, train"),
         ((str(unknown),), "MODEL.CONVNEXT.ARCHH"),
         ((lazy, "train.max_itr=3"), "no train.max_itr: did you mean 'max_iter'"),
