@@ -21,7 +21,8 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
 from convnext_backbones.adapters.openmmlab import run as run
-from convnext_backbones.cli import model_table
+from convnext_backbones.cli import _counted_recipes as counted_recipes
+from convnext_backbones.lab.counting import millions
 from convnext_backbones.network.variants import VARIANTS
 from convnext_backbones.recipes import (
     BETAS,
@@ -51,7 +52,7 @@ def config(name: str) -> Config:
 @functools.cache
 def full_size_model(name: str):
     """On the meta device: it holds no memory."""
-    return model_table.built(RECIPES[name])
+    return counted_recipes.built(RECIPES[name])
 
 
 def slow_unless(name: str, *fast: str):
@@ -78,11 +79,11 @@ ONEDLS_DINO = 512 * 256 / 1e6  # its decoder encodes reference points in 1024 ch
 @pytest.mark.parametrize("name", NAMES)
 def test_the_full_size_model_is_the_recipes(name):
     recipe, model = RECIPES[name], full_size_model(name)
-    millions = model_table.millions(model)
-    assert recipe.params is None or round(millions) == recipe.params
+    counted = millions(model)
+    assert recipe.params is None or round(counted) == recipe.params
     if recipe.method == "dino" and ONEDL:
-        millions -= ONEDLS_DINO
-    assert round(millions, 1) == COUNTED[name][0]
+        counted -= ONEDLS_DINO
+    assert round(counted, 1) == COUNTED[name][0]
     variant, backbone = VARIANTS[recipe.variant], model.backbone
     assert (backbone.version, backbone.depths, backbone.dims) == (variant.version, variant.depths, variant.dims)  # fmt: skip
     settings = config(name).model.backbone
@@ -105,7 +106,7 @@ FAST_COUNTS = (
 def test_operations_are_the_published_or_the_counted_ones(name):
     if RECIPES[name].method == "dino" and ONEDL:
         pytest.skip("counted on MMDetection's DINO, whose decoder is a little smaller than onedl's")
-    _, counter = model_table.count(RECIPES[name])
+    _, counter = counted_recipes.count(RECIPES[name])
     gmacs = counter.gmacs + counter.extra
     published = RECIPES[name].gflops
     assert published is None or round(gmacs) == published
