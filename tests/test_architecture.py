@@ -35,8 +35,8 @@ ROOMS = {
     "recipes/writers": "checkpoints jinja2 network/variants recipes",
     "create": "checkpoints network network/variants",
     "runs": "errors filelock matplotlib numpy PIL pycocotools rich shapely torch torchvision tqdm",
-    "lab": "checkpoints create errors matplotlib network network/preprocessing network/variants PIL timm torch "
-    "torchvision tqdm transformers",
+    "lab": "checkpoints create errors kernels kernels/triton matplotlib network network/preprocessing network/variants PIL timm torch "
+    "torchvision tqdm transformers triton",
     "registry": "mmengine",
     "adapters": "errors runs yaml",
     "adapters/openmmlab": "checkpoints errors mmdet mmengine mmseg network network/padding "

@@ -2,10 +2,7 @@
 
 import sys
 
-from convnext_backbones.cli.tune_kernels import main
-from convnext_backbones.errors import exit_with_sentence
+from convnext_backbones.cli import run
 
 if __name__ == "__main__":
-    with exit_with_sentence():
-        if status := main():
-            sys.exit(status)
+    sys.exit(run("tune_kernels"))

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..grn import fast_energy, wide_dtype
+from ..grn import energy, fast_energy, wide_dtype
 from .choice import configuration
 from .depthwise import INTERPRETED
 
@@ -318,8 +318,8 @@ def linear_gelu(
             x, weight, bias, z, h, partial, image, tiles_per_image, tiles, inputs, outputs,
             **_constants(config, inputs),
         )  # fmt: skip
-    energy = _sum_rows(partial.view(len(x), -1, outputs)) if with_energy else None
-    return h, z, energy
+    sums = _sum_rows(partial.view(len(x), -1, outputs)) if with_energy else None
+    return h, z, sums
 
 
 def plain_linear_gelu(
@@ -331,7 +331,7 @@ def plain_linear_gelu(
     """
     z = F.linear(x, weight, bias.to(x.dtype))
     h = F.gelu(z)
-    return h, z if keep_z else None, fast_energy(h.flatten(1, 2)) if with_energy else None
+    return h, z if keep_z else None, _energy(h) if with_energy else None
 
 
 def linear_scale_residual(
@@ -442,6 +442,11 @@ def plain_scale_backward(
     of_scale = (gradient * h).sum((1, 2), dtype=wide_dtype(z))
     factor = scale.to(z.dtype)[:, None, None]
     return gradient * factor, h * factor + shift.to(z.dtype), of_scale
+
+
+def _energy(h: Tensor) -> Tensor:
+    """(N, H, W, 4C) to the (N, 4C) sums of squares, by the faster operators of either device."""
+    return fast_energy(h.flatten(1, 2)) if h.is_cuda else energy(h)
 
 
 def _tiling(kernel: str, x: Tensor, c: int, config: dict | None, by_image: bool):
