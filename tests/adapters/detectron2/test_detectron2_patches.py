@@ -175,6 +175,15 @@ def test_importing_the_adapter_takes_no_name_of_a_data_set():
     )
 
 
+def test_a_lazy_config_registers_its_data_sets_for_detectron2s_own_tools():
+    in_another_process(
+        "from detectron2.config import LazyConfig\n"
+        "from detectron2.data import DatasetCatalog\n"
+        f"LazyConfig.load({str(ADE20K.with_suffix('.py'))!r})\n"
+        "assert {'ade20k_train', 'ade20k_val'} <= set(DatasetCatalog.list())\n"
+    )
+
+
 def test_a_config_that_names_our_data_sets_registers_them_once(free_names, caplog):
     build_model(config(ADE20K))
     assert {"ade20k_train", "ade20k_val"} <= set(DatasetCatalog.list())

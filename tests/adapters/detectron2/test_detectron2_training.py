@@ -569,6 +569,16 @@ def test_evaluating_the_checkpoint_gives_the_runs_last_metrics_again(trained, fo
     assert table(again) == table(printed)
 
 
+def test_the_command_that_a_run_prints_evaluates_its_checkpoint(trained, folder):
+    """The one of every framework, which finds Detectron2 by the config."""
+    work_dir, printed, _ = trained
+    line = re.search(r"evaluate: +python \S+test.py (\S+) (\S+)", printed)
+    assert line.groups() == (f"{work_dir.name}/config.yaml", f"{work_dir.name}/model_final.pth")
+    again = tool(folder, "test", *line.groups())
+    assert table(again) == table(printed)
+    assert (work_dir / "test" / "log.txt").is_file()
+
+
 def test_predict_draws_every_picture_of_a_folder(trained, tmp_path, folder):
     work_dir, _, _ = trained
     pictures = tmp_path / "pictures"
