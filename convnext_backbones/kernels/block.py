@@ -121,7 +121,7 @@ class _Block(torch.autograd.Function):
         weights, settings = Weights(*weights), ctx.settings
         needs = (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
         with torch.autocast(x.device.type, enabled=False):
-            if torch.is_grad_enabled() or _vectorised():
+            if torch.is_grad_enabled() or _batched(gradient):
                 of_x, *of_weights = _plain_gradients(
                     gradient, x, keep, inside, weights, settings, needs
                 )
@@ -138,9 +138,12 @@ class _Block(torch.autograd.Function):
         return of_x, None, None, None, *of_weights
 
 
-def _vectorised() -> bool:
-    """Are several gradients to be computed at once, as torch.func.vmap does it?"""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+def _batched(gradient: Tensor) -> bool:
+    """Are these several gradients at once, as torch.func.vmap and is_grads_batched=True give them?"""
+    functorch = torch._C._functorch
+    if functorch.is_legacy_batchedtensor(gradient):
+        return True
+    return functorch.peek_interpreter_stack() is not None
 
 
 def _plain_gradients(gradient, x, keep, inside, weights, settings, needs):

@@ -177,8 +177,8 @@ class Stem(nn.Sequential):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        x = images.contiguous(memory_format=torch.channels_last)  # and all maps after it
-        return super().forward(x)
+        x = images.permute(0, 2, 3, 1).contiguous()  # channels-last, as all maps after it
+        return super().forward(x.permute(0, 3, 1, 2))  # in steps that torch.func.vmap knows
 
 
 class Downsample(nn.Sequential):
