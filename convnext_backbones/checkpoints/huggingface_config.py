@@ -292,13 +292,14 @@ def _selected_names(values: dict) -> tuple[str, ...]:
     if indices is None:
         return select_features(len(names) - 1, out_features)
     valid = range(-len(names), len(names))
-    if not isinstance(indices, (list, tuple)) or not all(i in valid for i in indices):
+    whole = isinstance(indices, (list, tuple)) and all(type(i) is int for i in indices)
+    if not whole or not all(i in valid for i in indices):
         raise UserError(
             f"the Hugging Face out_indices={indices!r} must be a list of whole numbers from "
             f"{-len(names)} to {len(names) - 1}, where 0 is the stem"
         )
     by_index = select_features(len(names) - 1, [names[i] for i in indices])
-    if out_features is not None and tuple(out_features) != by_index:
+    if out_features is not None and select_features(len(names) - 1, out_features) != by_index:
         raise UserError(
             f"the Hugging Face out_features={out_features!r} and out_indices={indices!r} disagree: "
             f"the indices are {by_index} (0 is the stem). Give one of the two"

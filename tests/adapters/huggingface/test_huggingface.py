@@ -213,7 +213,7 @@ def test_a_field_that_asks_for_something_else_is_refused(field, value):
      {"id2label": ["a", "b"]}, {"id2label": 3}, {"num_labels": "3"}, {"stage_names": 5},
      {"depths": ["a"] * 4}, {"hidden_sizes": [1.5] * 4}, {"num_channels": "3"}, {"patch_size": "4"},
      {"patch_size": []}, {"patch_size": [None, None]}, {"problem_type": ["a"]}, {"out_indices": ["a"]},
-     {"out_features": 3}, {"model_type": ["convnext"]}, {"num_labels": -1}],
+     {"out_features": 3}, {"out_features": 3, "out_indices": [1]}, {"model_type": ["convnext"]}, {"num_labels": -1}],
     ids=str,
 )  # fmt: skip
 def test_a_value_of_the_wrong_type_is_a_sentence(fields):
@@ -259,6 +259,8 @@ def test_what_has_no_counterpart_is_refused_with_the_reason(fields, message):
         ({"out_indices": [5]}, r"out_indices=\[5\] must be .* from -5 to 4, where 0 is the stem"),
         ({"out_indices": [-6]}, r"out_indices=\[-6\] must be .* from -5 to 4"),
         ({"out_indices": 3}, "out_indices=3 must be a list"),
+        ({"out_indices": [1.0]}, r"out_indices=\[1.0\] must be a list of whole numbers"),
+        ({"out_indices": [True]}, r"out_indices=\[True\] must be a list of whole numbers"),
         ({"out_indices": [1, 0]}, "not in network order"),
         ({"out_features": ["stage5"]}, "holds 'stage5'"),
         (
