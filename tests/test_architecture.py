@@ -21,7 +21,7 @@ ROOMS = {
     "network/variants": "",
     "network/selection": "",
     "network/wrappers": "",
-    "network/refusals": "errors network/variants torch",
+    "network/refusals": "errors torch",
     "network/padding": "errors torch",
     "network/preprocessing": "network/variants torch torchvision",
     "network": "errors kernels network/padding network/refusals network/selection network/variants torch",
@@ -35,14 +35,14 @@ ROOMS = {
     "recipes/writers": "checkpoints jinja2 network/variants recipes",
     "create": "checkpoints network network/variants",
     "runs": "errors filelock matplotlib numpy PIL pycocotools rich shapely torch torchvision tqdm",
-    "lab": "checkpoints create errors kernels kernels/triton matplotlib network network/preprocessing network/variants PIL timm torch "
+    "lab": "checkpoints create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision tqdm transformers triton",
     "registry": "mmengine",
     "adapters": "errors runs yaml",
-    "adapters/openmmlab": "checkpoints errors mmdet mmengine mmseg network network/padding "
+    "adapters/openmmlab": "checkpoints errors mmdet mmengine mmseg network network/padding network/refusals "
     "network/variants numpy PIL recipes/layer_decay registry runs torch",
     "adapters/detectron2": "checkpoints detectron2 errors fvcore network network/padding "
-    "network/preprocessing network/variants numpy omegaconf PIL recipes/layer_decay runs torch yaml",
+    "network/preprocessing network/refusals network/variants numpy omegaconf PIL recipes/layer_decay runs torch yaml",
     "adapters/huggingface": "checkpoints network",
 }
 ANYTHING = {"cli", "__main__"}  # nothing imports them

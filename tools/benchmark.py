@@ -1,11 +1,8 @@
-"""Measure our ConvNeXt against timm, transformers, torchvision and, where found, MMPretrain and the"""
+"""Time and memory of ConvNeXt beside the other implementations: `convnext-backbones benchmark`."""
 
 import sys
 
-from convnext_backbones.cli.benchmark import main
-from convnext_backbones.errors import exit_with_sentence
+from convnext_backbones.cli import run
 
 if __name__ == "__main__":
-    with exit_with_sentence():
-        if status := main():
-            sys.exit(status)
+    sys.exit(run("benchmark"))

@@ -15,9 +15,11 @@ tools/*.py are the same commands in a clone: `sys.exit(run("train"))`.
 
 import argparse
 import importlib
+import math
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -133,13 +135,28 @@ def _what_to_install(error: ImportError) -> str | None:
     return f"this needs the package {name}, which is not installed: pip install {wanted}"
 
 
-def make_parser(command: str, description: str) -> argparse.ArgumentParser:
+def make_parser(command: str, description: str, **options) -> argparse.ArgumentParser:
     """A command's parser, named as the user called it; the description keeps its lines."""
     return argparse.ArgumentParser(
         prog=called_as(command),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        **options,
     )
+
+
+def number(kind: type, least: float, most: float = math.inf) -> Callable[[str], int | float]:
+    """An argparse type for a number from `least` to `most`."""
+
+    def parse(text: str) -> int | float:
+        value = kind(text)
+        if not least <= value <= most:
+            raise ValueError
+        return value
+
+    upper = "" if most == math.inf else f" to {most:g}"
+    parse.__name__ = f"number (from {least:g}{upper})"
+    return parse
 
 
 def called_as(command: str) -> str:
@@ -148,3 +165,10 @@ def called_as(command: str) -> str:
     if script.suffix == ".py" and script.parent.name == "tools":
         return f"tools/{script.name}"
     return f"{PROGRAM} {command}"
+
+
+def command_line(command: str, argv: Sequence[str] | None) -> str:
+    """The whole line that the user typed, to be noted beside results."""
+    called = called_as(command)
+    interpreter = ["python"] if called.endswith(".py") else []
+    return shlex.join([*interpreter, *called.split(), *(sys.argv[1:] if argv is None else argv)])

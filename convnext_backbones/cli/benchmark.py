@@ -1,22 +1,17 @@
 """Measure our ConvNeXt against timm, transformers, torchvision and, where found, MMPretrain and the
 official code: same weights, same process, turn about. docs/benchmarks/README.md explains the rows.
 
-    python tools/benchmark.py --quick                       # under 2 minutes on 2 cores
-    python tools/benchmark.py --output docs/benchmarks      # what is committed, about 15 minutes
-    python tools/benchmark.py --only training --versions 2 --sizes 1x224x224 --peers timm
+    convnext-backbones benchmark --quick                    # under 2 minutes on 2 cores
+    convnext-backbones benchmark --output docs/benchmarks   # what is committed, about 15 minutes
+    convnext-backbones benchmark --only training --versions 2 --sizes 1x224x224 --peers timm
 """
 
-import argparse
-import shlex
-import sys
 import time
 from pathlib import Path
 
-import torch
-
-from .. import VARIANTS, create_classifier
 from ..errors import UserError
-from ..lab.benchmark import contests as bench
+from ..network.variants import VARIANTS
+from . import command_line, make_parser, number
 
 STARTED = time.perf_counter()
 PARTS = ("inference", "prepared", "training", "compiled_training", "growth", "stream", "start_up")
@@ -39,20 +34,11 @@ def size(text):
     return tuple(parts)
 
 
-def positive(text):
-    """An argparse type for a whole number from 1 on."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
+size.__name__ = "size (BATCHxHEIGHTxWIDTH, 32 or more)"
 
 
-size.__name__, positive.__name__ = "size (BATCHxHEIGHTxWIDTH, 32 or more)", "number (1 or more)"
-
-
-def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_args(argv):
+    parser = make_parser("benchmark", __doc__)
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--quick", action="store_true", help="the main figures")
     extent.add_argument("--full", action="store_true", help="every contest at every size: hours")
@@ -61,12 +47,18 @@ def parse_args():
     parser.add_argument("--sizes", type=size, nargs="+", metavar="NxHxW", help="e.g. 1x512x512")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="leave the others out")
     parser.add_argument("--peers", nargs="+", metavar="PEER", help="all that can be imported")
-    parser.add_argument("--finalists", type=positive, help="peers that run on after the trial")
-    parser.add_argument("--rounds", type=positive, default=7, help="calls of each, 7 by default")
+    parser.add_argument(
+        "--finalists", type=number(int, 1), help="peers that run on after the trial"
+    )
+    parser.add_argument(
+        "--rounds", type=number(int, 1), default=7, help="calls of each, 7 by default"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=positive, help="of the CPU; PyTorch's choice by default")
+    parser.add_argument(
+        "--threads", type=number(int, 1), help="of the CPU; PyTorch's choice by default"
+    )
     parser.add_argument("--output", type=Path, help="folder for the results, tables and plots")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def model_name(arch, version):
@@ -93,7 +85,9 @@ def parts_to_run(args):
 
 def contests_to_run(args, parts, first):
     """Titles, at one of the first sizes or a further one."""
-    titles = [title for title, contest in bench.CONTESTS.items() if contest.group in parts]
+    from ..lab.benchmark.contests import CONTESTS
+
+    titles = [title for title, contest in CONTESTS.items() if contest.group in parts]
     if args.quick or not (first or args.full):
         return [title for title in titles if title in MAIN]
     return titles
@@ -105,7 +99,9 @@ def field(args, contest, first, peers, eager):
     `eager` is the row of eager float32 inference that ranked the peers; None before there is one.
     --full lets everyone try everything.
     """
-    both = tuple(bench.LAYOUTS)
+    from ..lab.benchmark.contests import LAYOUTS
+
+    both = tuple(LAYOUTS)
     if args.full or eager is None:
         return peers, both, args.finalists or (1 if args.quick else None if args.full else 2)
     ranked = eager["peers_ranked"]
@@ -119,18 +115,25 @@ def field(args, contest, first, peers, eager):
 
 def run_contests(args, parts, version, ours, peers, results):
     """Every contest of a version at every size. Returns the best peer of the first and its layout."""
+    import torch
+
+    from ..lab.benchmark.contests import CONTESTS, run_contest, why_not
+    from ..lab.benchmark.page import as_text, contest_table
+
     default = FULL if args.full else SIZES[args.device][: 1 if args.quick else None]
     sizes = args.sizes or default
     best = peers[0], "NCHW"
     ranking = None
     for i, size in enumerate(sizes):
-        eager = ranking
-        for title in contests_to_run(args, parts, i < FIRST[args.device]):
-            contest = bench.CONTESTS[title]
-            trying, layouts, finalists = field(args, contest, i < FIRST[args.device], peers, eager)
+        first, eager = i < FIRST[args.device], ranking
+        for title in contests_to_run(args, parts, first):
+            contest = CONTESTS[title]
             row = {"version": version, "arch": args.arch, "contest": title, "size": list(size)}
-            try:
-                row |= bench.run_contest(
+            if reason := why_not(contest, torch.device(args.device)):
+                row["skipped"] = reason
+            else:
+                trying, layouts, finalists = field(args, contest, first, peers, eager)
+                row |= run_contest(
                     title,
                     ours,
                     trying,
@@ -139,11 +142,9 @@ def run_contests(args, parts, version, ours, peers, results):
                     finalists=finalists,
                     layouts=layouts,
                 )
-            except bench.NotPreparedError as error:
-                row["skipped"] = str(error)
+                torch.compiler.reset()
             results["contests"].append(row)
-            say(bench.as_text(bench.contest_table({"contests": [row]})[1:]))
-            torch.compiler.reset()
+            say(as_text(contest_table({"contests": [row]})[1:]))
             if title == "inference, eager fp32":
                 eager = row
                 if ranking is None:
@@ -153,43 +154,56 @@ def run_contests(args, parts, version, ours, peers, results):
 
 def measure(args, results):
     """Fill in the results, printing each row as it comes."""
+    import torch
+
+    from ..create import create_classifier
+    from ..lab.benchmark import growth
+    from ..lab.benchmark.contests import available_peers
+    from ..lab.benchmark.machine import machine_speed
+    from ..lab.random_weights import fill_randomly
+
     parts = parts_to_run(args)
     device = torch.device(args.device)
     for version in args.versions:
         name = model_name(args.arch, version)
-        ours = bench.fill_randomly(create_classifier(name)).to(device)
-        peers, left_out = bench.available_peers(args.peers, ours)
+        ours = fill_randomly(create_classifier(name)).to(device)
+        peers, left_out = available_peers(args.peers, ours)
         if "speeds" not in results["machine"]:
-            results["machine"]["speeds"] = bench.machine_speed(device)
+            results["machine"]["speeds"] = machine_speed(device)
         for peer, reason in left_out.items():
             say(f"V{version}: {peer} is left out: {reason}")
             results["left_out"][f"V{version} {peer}"] = reason
         best, layout = run_contests(args, parts, version, ours, peers, results)
         if "growth" in parts:
             say(f"V{version}: growth")
-            growth = bench.measure_growth(
+            grown = growth.measure_growth(
                 ours,
                 None if args.quick else best,
                 layout=layout,
-                sizes=bench.DOUBLING[: 3 if args.quick else None],
+                sizes=growth.DOUBLING[: 3 if args.quick else None],
                 rounds=3 if args.quick else args.rounds,
             )
-            results["growth"][str(version)] = {"model": name} | growth
+            results["growth"][str(version)] = {"model": name} | grown
         if "stream" in parts and not args.quick:
             say(f"V{version}: stream of varying shapes")
-            shapes = bench.STREAM[: None if args.full else 8]
-            results["stream"][str(version)] = bench.measure_stream(
+            shapes = growth.STREAM[: None if args.full else 8]
+            results["stream"][str(version)] = growth.measure_stream(
                 ours, best, layout=layout, shapes=shapes
             )
         if "start_up" in parts and not (args.quick and results["start_up"]):  # one version will do
             say(f"V{version}: start-up")
-            results["start_up"][name] = bench.measure_start_up(
+            results["start_up"][name] = growth.measure_start_up(
                 name, () if args.quick else peers, processes=3 if args.full else 1
             )
 
 
-def main():
-    args = parse_args()
+def main(argv=None):
+    args = parse_args(argv)
+    import torch
+
+    from ..lab.benchmark.machine import describe_machine
+    from ..lab.benchmark.page import as_text, contest_table, figure_table, prepared_forms, write
+
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("this machine has no CUDA device that PyTorch can use; leave out --device")
     for version in args.versions:
@@ -197,8 +211,8 @@ def main():
     if args.threads:
         torch.set_num_threads(args.threads)
     results = {
-        "command": shlex.join(["python", "tools/benchmark.py", *sys.argv[1:]]),
-        "machine": bench.describe_machine(torch.device(args.device)),
+        "command": command_line("benchmark", argv),
+        "machine": describe_machine(torch.device(args.device)),
         "contests": [],
         "growth": {},
         "stream": {},
@@ -207,10 +221,10 @@ def main():
     }
     measure(args, results)
     say("done")
-    print()
-    print(bench.as_text(bench.contest_table(results)))
-    print()
-    print(bench.as_text(bench.figure_table(results)))
+    for lines in (contest_table(results), figure_table(results)):
+        print(f"\n{as_text(lines)}")
+    for form in prepared_forms(results):
+        print(f"\n{form}")
     if args.output:
-        for path in bench.write(results, args.output):
+        for path in write(results, args.output):
             print(f"wrote {path}")

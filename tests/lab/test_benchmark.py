@@ -1,10 +1,11 @@
-"""benchmarking.py and tools/benchmark.py: honest comparisons, and what is written of them."""
+"""lab/benchmark and tools/benchmark.py: honest comparisons, and what is written of them."""
 
 import io
 import json
 import re
 import subprocess
 import sys
+import warnings
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -18,8 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from convnext_backbones import VARIANTS, ConvNeXtClassifier
 from convnext_backbones.cli import benchmark
 from convnext_backbones.errors import UserError, exit_with_sentence
-from convnext_backbones.lab.benchmark import contests as bench
+from convnext_backbones.lab.benchmark import contests, growth, machine, measuring
+from convnext_backbones.lab.benchmark.contests import OURS
+from convnext_backbones.lab.benchmark.figures import figures
 from convnext_backbones.lab.peers import MissingPeerError, build_peer
+from convnext_backbones.lab.random_weights import fill_randomly
 
 TOOL = Path(__file__).parents[2] / "tools" / "benchmark.py"
 SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
@@ -28,7 +32,7 @@ SIZE = (1, 64, 64)
 
 
 def small(version=2):
-    return bench.fill_randomly(ConvNeXtClassifier(SMALL, version=version, num_classes=10))
+    return fill_randomly(ConvNeXtClassifier(SMALL, version=version, num_classes=10))
 
 
 # --- measuring ----------------------------------------------------------------------------------
@@ -36,14 +40,14 @@ def small(version=2):
 
 def test_the_ratio_is_that_of_the_rounds_not_of_the_medians():
     ours, theirs = [1.0, 20.0, 3.0], [2.0, 10.0, 4.0]
-    assert bench.ratio(ours, theirs) == pytest.approx((0.75, 0.625, 1.375))
-    assert bench.ratio([3.0], [2.0]) == (1.5, 1.5, 1.5)
+    assert measuring.ratio(ours, theirs) == pytest.approx((0.75, 0.625, 1.375))
+    assert measuring.ratio([3.0], [2.0]) == (1.5, 1.5, 1.5)
 
 
 def test_every_round_calls_each_contestant_once_and_begins_with_another():
     calls = []
     runs = {name: lambda name=name: calls.append(name) for name in "abc"}
-    measured = bench.interleaved(runs, 4, CPU)
+    measured = measuring.interleaved(runs, 4, CPU)
     assert "".join(calls) == "abc" + "bca" + "cab" + "abc"
     assert {name: len(values) for name, values in measured.items()} == dict.fromkeys("abc", 4)
     assert all(value > 0 for values in measured.values() for value in values)
@@ -58,8 +62,8 @@ def test_peak_memory_is_what_was_held_at_once_beside_what_was_there():
         b = given.exp()
         return b.exp()  # 8 MB
 
-    assert bench.peak_memory(run, CPU) == 8_000_000
-    assert bench.peak_memory(run, CPU) == 8_000_000
+    assert measuring.peak_memory(run, CPU) == 8_000_000
+    assert measuring.peak_memory(run, CPU) == 8_000_000
 
 
 def test_peak_memory_of_a_step_counts_activations_and_gradients():
@@ -71,7 +75,7 @@ def test_peak_memory_of_a_step_counts_activations_and_gradients():
         layer.zero_grad(set_to_none=True)
 
     activation, gradient = 500 * 1000 * 4, 1000 * 1000 * 4
-    assert activation + gradient <= bench.peak_memory(run, CPU) <= 3 * activation + gradient
+    assert activation + gradient <= measuring.peak_memory(run, CPU) <= 3 * activation + gradient
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "convnext_base", "convnextv2_atto"])
@@ -80,20 +84,20 @@ def test_the_limits_flops_are_those_that_torch_counts_in_timms_model(name):
     arch = {"depths": variant.depths, "dims": variant.dims}
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         timm.create_model(name, num_classes=0)(torch.randn(2, 3, 64, 96))
-    assert bench.flops(arch, (2, 64, 96)) == counter.get_total_flops()
+    assert machine.flops(arch, (2, 64, 96)) == counter.get_total_flops()
 
 
 def test_the_limits_grow_with_area_and_shrink_with_speed():
-    speeds = {f"matrix product {d}, FLOP/s": 1e11 for d in bench.DTYPES} | {"copy, bytes/s": 1e10}
-    limits = bench.limits(SMALL, SIZE, "fp32", speeds)
-    doubled = bench.limits(SMALL, (1, 64, 128), "fp32", speeds)
+    speeds = {f"matrix product {d}, FLOP/s": 1e11 for d in machine.DTYPES} | {"copy, bytes/s": 1e10}
+    limits = machine.limits(SMALL, SIZE, "fp32", speeds)
+    doubled = machine.limits(SMALL, (1, 64, 128), "fp32", speeds)
     assert doubled == pytest.approx({kind: 2 * value for kind, value in limits.items()})
-    faster = bench.limits(SMALL, SIZE, "bf16", {name: 2 * v for name, v in speeds.items()})
+    faster = machine.limits(SMALL, SIZE, "bf16", {name: 2 * v for name, v in speeds.items()})
     assert faster["arithmetic"] == limits["arithmetic"] / 2
     assert faster["traffic"] == limits["traffic"] / 4  # half the bytes at twice the speed
     # stage 1 at 64x64: 13 maps of 16x16 positions, 8 channels, 4 bytes
     one = {"depths": (1,), "dims": (8,)}
-    assert bench.traffic(one, SIZE, 4) == 13 * 16 * 16 * 8 * 4
+    assert machine.traffic(one, SIZE, 4) == 13 * 16 * 16 * 8 * 4
 
 
 # --- contests -----------------------------------------------------------------------------------
@@ -101,11 +105,11 @@ def test_the_limits_grow_with_area_and_shrink_with_speed():
 
 @pytest.mark.parametrize("title", ["inference, eager fp32", "training, eager bf16 autocast"])
 def test_a_contest_gives_the_ratio_to_the_best_peer(title):
-    row = bench.run_contest(title, small(), ["timm", "transformers"], SIZE, rounds=3)
-    peers = {n: m for n, m in row["medians"].items() if n != bench.OURS}
+    row = contests.run_contest(title, small(), ["timm", "transformers"], SIZE, rounds=3)
+    peers = {n: m for n, m in row["medians"].items() if n != OURS}
     assert len(peers) == 2
     assert row["best_peer"] == min(peers, key=peers.get)
-    expected = bench.ratio(row["seconds"][bench.OURS], row["seconds"][row["best_peer"]])
+    expected = measuring.ratio(row["seconds"][OURS], row["seconds"][row["best_peer"]])
     assert row["ratio"] == expected._asdict()
     assert set(row["trial_seconds"][row["best_peer"]]) == {"NCHW", "channels_last"}
     trial = row["trial_seconds"][row["best_peer"]]
@@ -113,24 +117,24 @@ def test_a_contest_gives_the_ratio_to_the_best_peer(title):
     memory = row.get("memory")
     assert (memory is None) == title.startswith("inference")
     if memory:
-        least = min(m for n, m in memory.items() if n != bench.OURS)
-        assert row["memory_ratio"] == memory[bench.OURS] / least
+        least = min(m for n, m in memory.items() if n != OURS)
+        assert row["memory_ratio"] == memory[OURS] / least
     json.dumps(row)
 
 
 def test_as_typed_chooses_no_layout_for_anyone():
-    row = bench.run_contest("inference, as typed", small(1), ["torchvision"], SIZE, rounds=1)
+    row = contests.run_contest("inference, as typed", small(1), ["torchvision"], SIZE, rounds=1)
     (tried,) = row["trial_seconds"].values()
     assert list(tried) == ["NCHW"]
     assert set(row["layouts"].values()) == {"NCHW"}
 
 
 def test_only_finalists_run_in_the_rounds():
-    row = bench.run_contest(
+    row = contests.run_contest(
         "inference, eager fp32", small(), ["timm", "transformers"], SIZE, rounds=1, finalists=1
     )
     assert len(row["trial_seconds"]) == 2
-    assert set(row["medians"]) == {bench.OURS, row["best_peer"]}
+    assert set(row["medians"]) == {OURS, row["best_peer"]}
 
 
 @pytest.mark.parametrize("title", ["inference, eager fp32", "training, eager fp32"])
@@ -142,18 +146,18 @@ def test_a_peer_with_other_weights_is_refused(monkeypatch, title):
         bias.data[0] += 0.1
         return peer
 
-    monkeypatch.setattr(bench, "build_peer", other_weights)
+    monkeypatch.setattr(contests, "build_peer", other_weights)
     with pytest.raises(
-        bench.DisagreementError, match=r"timm .* other outputs .* nothing was timed"
+        contests.DisagreementError, match=r"timm .* other outputs .* nothing was timed"
     ):
-        bench.run_contest(title, small(), ["timm"], SIZE, rounds=1)
+        contests.run_contest(title, small(), ["timm"], SIZE, rounds=1)
 
 
 def test_a_contest_leaves_our_model_as_it_was():
     ours = small()
     before = {name: value.clone() for name, value in ours.state_dict().items()}
     for title in ("training, eager fp32", "prepared bf16 / eager bf16"):
-        bench.run_contest(title, ours, ["timm"], SIZE, rounds=1)
+        contests.run_contest(title, ours, ["timm"], SIZE, rounds=1)
     assert not ours.training
     assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
     assert all(p.grad is None and p.dtype == torch.float32 for p in ours.parameters())
@@ -162,25 +166,97 @@ def test_a_contest_leaves_our_model_as_it_was():
 def test_a_peer_named_by_the_caller_has_to_be_there(monkeypatch):
     monkeypatch.delenv("CONVNEXT_OFFICIAL", raising=False)
     with pytest.raises(MissingPeerError, match="CONVNEXT_OFFICIAL is not set"):
-        bench.available_peers(["official"], small())
+        contests.available_peers(["official"], small())
     with pytest.raises(UserError, match=r"no peer 'tim'; choose out of timm,"):
-        bench.available_peers(["timm", "tim"], small())
+        contests.available_peers(["timm", "tim"], small())
     with pytest.raises(UserError, match=r"no peer is left .* torchvision has no ConvNeXt V2"):
-        bench.available_peers(["torchvision"], small())
-    held, left_out = bench.available_peers(None, small())
+        contests.available_peers(["torchvision"], small())
+    held, left_out = contests.available_peers(None, small())
     assert {"timm", "timm_conv_mlp", "transformers"} <= set(held)
     assert {"torchvision", "official"} <= set(left_out)
 
 
+# --- kinds of processors ------------------------------------------------------------------------
+
+
+def mask(monkeypatch, words):
+    """Treat what the words name as missing, see kernels/processor.py."""
+    monkeypatch.setenv("CONVNEXT_BACKBONES_MASK", words)
+
+
+def test_without_instructions_for_bfloat16_its_contests_say_nothing(monkeypatch):
+    mask(monkeypatch, "bf16")
+    for title, contest in contests.CONTESTS.items():
+        reason = contests.why_not(contest, CPU)
+        if "bf16" in title:
+            assert reason == "this device has no instructions for bfloat16 and would emulate it"
+        elif machine.can_compile(CPU):
+            assert reason is None
+    assert list(machine.machine_speed(CPU, rounds=1)) == [
+        "matrix product fp32, FLOP/s", "copy, bytes/s",
+    ]  # fmt: skip
+    assert machine.describe_machine(CPU)["masked"] == ["amx_bf16", "avx512_bf16"]
+
+
+def test_without_a_compiler_no_contest_compiles(monkeypatch):
+    mask(monkeypatch, "compiler")
+    for title, contest in contests.CONTESTS.items():
+        if "compiled" in title:
+            assert contests.why_not(contest, CPU) is not None
+    assert "needs a C++ compiler" in contests.why_not(
+        contests.CONTESTS["inference, compiled fp32"], CPU
+    )
+    assert contests.why_not(contests.CONTESTS["inference, eager fp32"], CPU) is None
+
+
+def test_a_prepared_network_comes_with_its_dtype_and_what_computes_it(monkeypatch):
+    mask(monkeypatch, "amx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        _, form = contests.prepare(small(), dtype=torch.bfloat16, compile=True)
+    assert form.startswith("bf16, the kernel for CPUs is left out, torch.compile used: this")
+    mask(monkeypatch, "bf16")
+    assert contests.prepare(small(), compile=True)[1] == "fp32, torch.compile"
+    assert contests.prepare(small(), compile=False)[1] == "fp32, eager steps"
+
+
+def test_another_warning_than_the_one_that_is_told_goes_on(monkeypatch):
+    def prepare(model, **options):
+        warnings.warn("something else", stacklevel=1)
+        return model
+
+    monkeypatch.setattr(contests, "prepare_for_inference", prepare)
+    with pytest.warns(UserWarning, match="something else"):
+        contests.prepare(small(), compile=False)
+
+
+def test_the_tool_runs_on_a_processor_that_has_neither_bfloat16_nor_a_compiler(
+    monkeypatch, tmp_path
+):
+    mask(monkeypatch, "amx,avx512,bf16,compiler")
+    printed = tool("--quick", "--arch", "atto", "--sizes", "1x32x32", "--rounds", 1, "--versions", 2,
+                   "--peers", "timm", "--output", tmp_path, "--only", "inference", "prepared",
+                   "growth")  # fmt: skip
+    results = json.loads(next(tmp_path.glob("*.json")).read_text())
+    page = next(tmp_path.glob("*.md")).read_text()
+    eager, prepared = results["contests"]
+    assert "ratio" in eager
+    assert f"skipped: {prepared['skipped']}" in page
+    assert f"skipped: {prepared['skipped']}" in printed
+    assert "matrix product bf16" not in page
+    assert re.search(r"^Masked: .*amx_bf16, .*avx512_bf16", page, re.MULTILINE)
+    assert results["growth"]["2"]["prepared"] == "fp32, eager steps"
+
+
 def test_growth_compares_the_areas_in_order():
     sizes = ((32, 32), (32, 64), (64, 64))
-    growth = bench.measure_growth(small(), "timm", layout="NCHW", sizes=sizes, rounds=2)
-    times, memory = growth["seconds"][bench.OURS], growth["memory"][bench.OURS]
-    assert growth["pixels"] == [1024, 2048, 4096]
-    assert growth["growth"] == [times[1] / times[0], times[2] / times[1]]
-    assert growth["memory_growth"] == [memory[1] / memory[0], memory[2] / memory[1]]
+    grown = growth.measure_growth(small(), "timm", layout="NCHW", sizes=sizes, rounds=2)
+    times, memory = grown["seconds"][OURS], grown["memory"][OURS]
+    assert grown["pixels"] == [1024, 2048, 4096]
+    assert grown["growth"] == [times[1] / times[0], times[2] / times[1]]
+    assert grown["memory_growth"] == [memory[1] / memory[0], memory[2] / memory[1]]
     assert memory == sorted(memory)
-    assert bench.OURS in growth["new_shape"]
+    assert OURS in grown["new_shape"]
 
 
 # --- the tool -----------------------------------------------------------------------------------
@@ -191,7 +267,7 @@ def tool(*arguments, code=0):
     text, status = io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(text), redirect_stderr(text):
         patch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-        patch.setattr(bench, "DOUBLING", ((32, 32), (32, 64), (64, 64)))
+        patch.setattr(growth, "DOUBLING", ((32, 32), (32, 64), (64, 64)))
         try:
             with exit_with_sentence():
                 benchmark.main()
@@ -211,17 +287,26 @@ def written(tmp_path_factory):
     return printed, folder
 
 
+def contests_that_ran(results):
+    """Rows with figures; all but those that say nothing on this kind of processor."""
+    rows = [row for row in results["contests"] if "skipped" not in row]
+    skipped = [row for row in results["contests"] if "skipped" in row]
+    assert all(contests.why_not(contests.CONTESTS[row["contest"]], CPU) for row in skipped)
+    assert {"inference, eager fp32", "training, eager fp32"} <= {row["contest"] for row in rows}
+    return rows
+
+
 def test_the_results_name_machine_versions_and_command(written):
     printed, folder = written
     (path,) = folder.glob("*.json")
     results = json.loads(path.read_text())
-    machine = results["machine"]
-    assert path.stem == bench.slug(machine["processor"])
-    assert machine["threads"] == torch.get_num_threads()
-    assert machine["packages"]["torch"] == torch.__version__.split("+")[0]
-    assert {"timm", "transformers", "python", "convnext_backbones"} <= set(machine["packages"])
-    assert all(speed > 0 for speed in machine["speeds"].values())
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", machine["date"])
+    found = results["machine"]
+    assert path.stem == machine.slug(found["processor"])
+    assert found["threads"] == torch.get_num_threads()
+    assert found["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert {"timm", "transformers", "python", "convnext_backbones"} <= set(found["packages"])
+    assert all(speed > 0 for speed in found["speeds"].values())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
     assert results["command"].startswith("python tools/benchmark.py --quick --arch atto")
     assert [row["contest"] for row in results["contests"]] == [
         "inference, eager fp32", "prepared compiled bf16 / eager fp32", "training, eager fp32",
@@ -233,12 +318,27 @@ def test_the_page_shows_the_medians_of_the_results(written):
     printed, folder = written
     (path,) = folder.glob("*.json")
     page = path.with_suffix(".md").read_text()
-    for row in json.loads(path.read_text())["contests"]:
+    for row in contests_that_ran(json.loads(path.read_text())):
         spread = f"{row['ratio']['median']:.2f} ({row['ratio']['low']:.2f} to "
         assert spread in page
         assert spread in printed
     for picture in folder.glob("*.png"):
         assert f"]({picture.name})" in page
+
+
+def test_the_page_names_what_computed_the_prepared_networks(written):
+    printed, folder = written
+    (path,) = folder.glob("*.json")
+    results, page = json.loads(path.read_text()), path.with_suffix(".md").read_text()
+    ours = fill_randomly(ConvNeXtClassifier("atto", version=2))
+    _, form = contests.prepare(ours, compile=machine.can_compile(CPU))
+    assert results["growth"]["2"]["prepared"] == form
+    assert f"growth, ours prepared: {form}" in page
+    assert f"growth, ours prepared: {form}" in printed
+    for row in contests_that_ran(results):
+        assert ("prepared" in row) == row["contest"].startswith("prepared")
+        if "prepared" in row:
+            assert f"- {row['contest']}: {row['prepared']}" in page
 
 
 def test_the_plots_are_not_empty(written):
@@ -253,10 +353,10 @@ def test_figures_to_reach_are_compared_with_the_right_rows():
            "ratio": {"median": 0.54, "low": 0.5, "high": 0.6}}  # fmt: skip
     others = [row | {"size": [1, 224, 224]}, row | {"arch": "atto"}, {**row, "version": 1}]
     results = {"machine": {"device": "cpu"}, "contests": [row], "growth": {}, "start_up": {}}
-    time, memory = bench.figures(results)
+    time, memory = figures(results)
     assert (time["most"], time["reached"], time["holds"]) == (0.55, 0.54, True)
     assert (memory["most"], memory["reached"], memory["holds"]) == (0.60, 0.61, False)
-    assert [f["most"] for f in bench.figures(results | {"contests": others})] == [0.85]
+    assert [f["most"] for f in figures(results | {"contests": others})] == [0.85]
 
 
 @pytest.mark.parametrize(
@@ -291,7 +391,7 @@ def test_help_explains_the_options():
 
 
 def test_start_up_is_measured_in_a_fresh_process():
-    start = bench.measure_start_up("convnext_atto", processes=1)[bench.OURS]
+    start = growth.measure_start_up("convnext_atto", processes=1)[OURS]
     assert 0 < start["import"] < start["total"]
     assert start["torch"] + start["import"] < start["total"]
     assert "convnext_backbones" in sys.modules  # in this process it would have cost nothing
