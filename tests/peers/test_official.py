@@ -18,7 +18,7 @@ import torch
 from names import share_random_weights, under_our_names
 from randomness import random_images, relative_difference
 
-from convnext_backbones import VARIANTS, create_classifier
+from convnext_backbones import VARIANTS, ConvNeXtClassifier, create_classifier
 
 FOLDER = os.environ.get("CONVNEXT_OFFICIAL")
 pytestmark = pytest.mark.skipif(FOLDER is None, reason="CONVNEXT_OFFICIAL is not set")
@@ -93,3 +93,46 @@ def test_training_with_drop_path_equals_the_official_code(official, name):
     for parameter_name, parameter in ours.named_parameters():
         expected = theirs[parameter_name]
         assert relative_difference(parameter.grad, expected) <= 1e-9, parameter_name
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "convnextv2_atto", "convnext_tiny"])
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.4])
+def test_drop_path_rates_are_the_official_numbers(official, name, rate):
+    variant = VARIANTS[name]
+    peer = official[variant.version](depths=variant.depths, dims=variant.dims, drop_path_rate=rate)
+    with torch.device("meta"):
+        ours = create_classifier(name, drop_path_rate=rate)
+    blocks = [block for stage in peer.stages for block in stage]
+    expected = [getattr(block.drop_path, "drop_prob", 0.0) for block in blocks]
+    assert [block.drop_path.rate for stage in ours.stages for block in stage] == expected
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("version", [1, 2])
+def test_images_of_other_channels_give_the_official_logits(official, version, channels):
+    arch = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
+    ours = ConvNeXtClassifier(arch, version=version, in_channels=channels, num_classes=5)
+    peer = official[version](in_chans=channels, num_classes=5, **arch)
+    share_random_weights(ours, peer, torch.float64)
+    images = random_images(2, channels, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        assert relative_difference(ours(images), peer(images)) <= 1e-9
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.001])
+@pytest.mark.parametrize("version", [1, 2])
+def test_initial_values_have_the_official_names_and_distributions(official, version, scale):
+    torch.manual_seed(0)
+    arch = {"depths": (1, 1, 2, 1), "dims": (40, 80, 96, 128)}
+    ours = ConvNeXtClassifier(arch, version=version, num_classes=200, head_init_scale=scale)
+    peer = official[version](num_classes=200, head_init_scale=scale, **arch)
+    state = peer.state_dict()
+    assert list(ours.state_dict()) == list(state)
+    for name, own in ours.state_dict().items():
+        expected = state[name].reshape(own.shape)  # GRN's are (1, 1, 1, C) there
+        if expected.unique().numel() == 1:
+            assert torch.equal(own, expected), name
+        else:
+            by_chance = expected.numel() ** -0.5  # the ratio's standard error is about as large
+            assert (own.std() / expected.std()).item() == pytest.approx(1, abs=5 * by_chance), name
+            assert own.mean().abs() <= 5 * by_chance * own.std(), name
