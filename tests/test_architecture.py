@@ -24,7 +24,7 @@ ROOMS = {
     "network/refusals": "errors torch",
     "network/padding": "errors torch",
     "network/preprocessing": "network/variants torch torchvision",
-    "network": "errors kernels network/padding network/refusals network/selection network/variants torch",
+    "network": "errors kernels kernels/amx network/padding network/refusals network/selection network/variants torch",
     "kernels/triton": "kernels torch triton",
     "kernels/amx": "kernels torch",
     "kernels": "errors kernels/triton torch",

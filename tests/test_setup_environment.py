@@ -81,7 +81,8 @@ def test_merged_mmcv_units_hold_every_operator_once(tmp_path):
 
 
 def test_a_finished_environment_is_left_alone(environment, monkeypatch, capsys):
-    shutil.copy(ROOT / "setup.py", setup_env.ROOT)
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, setup_env.ROOT)
     detectron2, _ = setup_env.find_detectron2()
     environment.folder.mkdir()
     environment.stamp.write_text(setup_env.wanted_stamp("classic", detectron2))

@@ -24,6 +24,8 @@ import time
 import venv
 from pathlib import Path
 
+import tomllib
+
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("CONVNEXT_BACKBONES_CACHE", "~/.cache/convnext-backbones")).expanduser()
 REQUIREMENTS = ROOT / "requirements"
@@ -133,6 +135,8 @@ def wanted_stamp(lane, detectron2):
     digest = hashlib.sha256()
     for file in sorted(REQUIREMENTS.glob("*.txt")) + [Path(__file__), ROOT / "setup.py"]:
         digest.update(file.read_bytes())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    digest.update(repr((project["build-system"], project["project"])).encode())
     return f"{lane} python{sys.version.split()[0]} detectron2={detectron2} {digest.hexdigest()}\n"
 
 

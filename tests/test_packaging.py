@@ -1,0 +1,89 @@
+"""pyproject.toml: each room's packages are declared, in the base or in the extra of who uses the room."""
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import tomllib
+
+from convnext_backbones.cli import COMMANDS, EXTRAS
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+# What a package is imported as, where its name in a registry is another.
+IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "mmsegmentation": "mmseg"}
+# Imported only where they are: detectron2 is in no registry, and Triton comes with torch where it runs.
+NOWHERE = {"detectron2", "triton"}
+# mmdet and mmsegmentation import these without declaring them (ours does not): mmcv holds their operators.
+FOR_OTHERS = {"openmmlab": {"mmcv", "ftfy", "regex"}}
+ROOMS = {
+    "network": (),
+    "kernels": (),
+    "checkpoints": (),
+    "create.py": (),
+    "runs": ("runs",),
+    "adapters/__init__.py": ("runs",),
+    "adapters/huggingface": (),
+    "adapters/openmmlab": ("openmmlab", "runs"),
+    "registry.py": ("openmmlab",),
+    "adapters/detectron2": ("detectron2", "runs"),
+    "lab": ("lab",),
+}
+
+
+def declared(extra: str | None = None) -> set[str]:
+    """Import names of the base's dependencies, or of an extra's own."""
+    lines = PROJECT["optional-dependencies"][extra] if extra else PROJECT["dependencies"]
+    names = {re.match(r"[\w.-]+", line)[0].lower() for line in lines}
+    return {IMPORTED_AS.get(name, name) for name in names - {"convnext_backbones"}}
+
+
+def imported(room: str) -> set[str]:
+    """The packages that a room's files import, without the standard library."""
+    place = ROOT / "convnext_backbones" / room
+    names = set()
+    for path in place.rglob("*.py") if place.is_dir() else [place]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - NOWHERE
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_what_a_room_imports_is_declared(room):
+    known = declared().union(*(declared(extra) for extra in ROOMS[room]))
+    assert imported(room) <= known
+
+
+@pytest.mark.parametrize("extra", ["runs", "openmmlab", "detectron2", "lab"])
+def test_an_extra_holds_only_what_its_rooms_import(extra):
+    rooms = [room for room, extras in ROOMS.items() if extra in extras]
+    used = set().union(*map(imported, rooms), FOR_OTHERS.get(extra, ()))
+    assert declared(extra) <= used
+
+
+def test_the_base_holds_only_what_rooms_without_an_extra_import():
+    bare = [room for room, extras in ROOMS.items() if not extras]
+    used = set().union(*map(imported, bare), {"PIL"})  # EvaluationTransform takes PIL's pictures
+    assert declared() <= used
+
+
+def test_no_extra_asks_for_what_no_registry_has():
+    extras = PROJECT["optional-dependencies"].values()
+    everything = [*PROJECT["dependencies"], *(line for lines in extras for line in lines)]
+    assert not any(re.match(r"detectron2\b", line) or "@" in line for line in everything)
+
+
+def test_the_command_line_names_an_extra_for_each_of_its_packages():
+    for extra, names in EXTRAS.items():
+        assert set(names) <= declared(extra) | declared("runs"), extra
+
+
+def test_the_wheel_has_one_command():
+    assert PROJECT["scripts"] == {"convnext-backbones": "convnext_backbones.cli:main"}
+    assert all((ROOT / f"convnext_backbones/cli/{c.module}.py").exists() for c in COMMANDS.values())
