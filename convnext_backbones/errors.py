@@ -8,6 +8,10 @@ class UserError(ValueError):
     """What came, what was expected and what to do."""
 
 
+class OptionError(UserError, TypeError):
+    """Options that do not exist; a TypeError, as Python's own."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that cannot be read, found or fitted; the message names file and cause."""
 

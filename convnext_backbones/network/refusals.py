@@ -1,13 +1,14 @@
 """Refusals: for every wrong option or image a sentence with what came, what is valid, what to do."""
 
+import difflib
 import inspect
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from ..errors import UserError
-from .variants import nearest
+from ..errors import OptionError, UserError
 
 
 def check_images(images: Tensor, channels: int, dtype: torch.dtype, *, smallest: int) -> None:
@@ -94,7 +95,7 @@ def check_frozen_stages(frozen_stages, num_stages: int) -> None:
     """Refuse what is no number of stages of this network."""
     whole = isinstance(frozen_stages, int) and not isinstance(frozen_stages, bool)
     if not whole or not 0 <= frozen_stages <= num_stages:
-        raise ValueError(
+        raise UserError(
             f"frozen_stages must be a whole number, 0 (freeze nothing) to {num_stages} (freeze "
             f"all stages), got {frozen_stages!r}"
         )
@@ -104,42 +105,90 @@ def check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_valu
     """Refuse values that no network has."""
     for name, value in (("in_channels", in_channels), ("patch_size", patch_size)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, got {value!r}")
+            raise UserError(f"{name} must be a positive whole number, got {value!r}")
     if not isinstance(drop_path_rate, (int, float)) or not 0 <= drop_path_rate <= 1:
-        raise ValueError(f"drop_path_rate must be between 0 and 1, got {drop_path_rate!r}")
+        raise UserError(f"drop_path_rate must be between 0 and 1, got {drop_path_rate!r}")
     scale = 0.0 if layer_scale_init_value is None else layer_scale_init_value
     if not isinstance(scale, (int, float)) or not scale >= 0:
-        raise ValueError(
+        raise UserError(
             "layer_scale_init_value must be a number from 0 on, or 0 or None for no layer scale, "
             f"got {layer_scale_init_value!r}"
         )
 
 
-# Options of other implementations, and what to write here.
+# Options of other implementations, by the name that they have here.
+_RENAMED = {
+    "stem_patch_size": "patch_size",
+    "drop_path": "drop_path_rate",
+    "stochastic_depth_prob": "drop_path_rate",
+    "num_channels": "in_channels",
+    "in_chans": "in_channels",
+    "ls_init_value": "layer_scale_init_value",
+    "layer_scale": "layer_scale_init_value",
+    "gradient_checkpointing": "with_cp",
+    "use_checkpoint": "with_cp",
+    "use_act_checkpoint": "with_cp",
+    "layer_norm_eps": "norm_eps",
+    "num_labels": "num_classes",
+}
+# Those that are none here, and what to write.
 _ELSEWHERE = {
-    "stem_patch_size": "write patch_size",
     "ignore_padding": "give image_sizes to its call; the frameworks' adapters have the option",
-    "drop_path": "write drop_path_rate",
-    "num_channels": "write in_channels",
-    "in_chans": "write in_channels",
+    "pretrained": "write create_backbone(name, pretrained=...), or create_classifier",
     "dims": "write arch=dict(depths=..., dims=...)",
     "depths": "write arch=dict(depths=..., dims=...)",
-    "num_labels": "write num_classes",
-    "layer_norm_eps": "write norm_eps, which the classifier's final norm has",
+    "channels": "write arch=dict(depths=..., dims=...)",
     "hidden_sizes": "write arch=dict(depths=..., dims=...)",
-    "use_grn": "GRN is what ConvNeXtV2 has and ConvNeXt has not",
+    "num_classes": "leave it out: a backbone has no head, create_classifier gives one that has",
+    "num_labels": "leave it out: a backbone has no head, create_classifier gives one that has",
+    "freeze_at": "write frozen_stages=k - 1 for freeze_at=k > 1; a backbone has it",
+    "layer_norm_eps": "leave it out: the norms of a backbone have eps 1e-6",
+    "norm_eps": "leave it out: the norms of a backbone have eps 1e-6",
+    "use_grn": "leave it out: GRN is what ConvNeXtV2 has and ConvNeXt has not",
     "gap_before_final_norm": "leave it out: a dense backbone returns maps",
     "linear_pw_conv": "leave it out: pointwise layers are always linear",
-    "norm_cfg": "leave it out: the norm is LayerNorm with eps 1e-6",
-    "act_cfg": "leave it out: the activation is GELU",
-    "gradient_checkpointing": "write with_cp",
+    "norm_cfg": "leave it out: the norm is LayerNorm with eps 1e-6, dict(type='LN2d', eps=1e-6)",
+    "act_cfg": "leave it out: the activation is GELU, dict(type='GELU')",
 }
 
 
-def refuse_unknown_options(owner: str, unknown: dict, signature_of) -> None:
-    """TypeError for options that `signature_of` does not have, with the nearest valid one."""
-    for name in unknown:
-        if name in _ELSEWHERE:
-            raise TypeError(f"{owner} has no option {name!r}: {_ELSEWHERE[name]}")
-        options = list(inspect.signature(signature_of).parameters)[1:-1]  # without self, **unknown
-        raise TypeError(f"{owner} has no option {name!r}; {nearest(name, options)}")
+def refuse_unknown_options(
+    owner: str,
+    given: Iterable[str],
+    *constructors,
+    others: str = "leave out what no ConvNeXt has",
+    **elsewhere: str,
+) -> None:
+    """OptionError for all options of `given` that no constructor has, each with what to write.
+
+    others: what to do about those that are near none of the valid ones. elsewhere: what to write for
+    an option, which is none of the owner's then.
+    """
+    valid = [name for name in _options(constructors) if name not in elsewhere]
+    advised, strange, shown = [], [], False
+    for name in given:
+        if name in valid:
+            continue
+        close = difflib.get_close_matches(name.lower(), valid, n=1, cutoff=0.8)
+        if name in elsewhere:
+            advised.append(f"{name!r}: {elsewhere[name]}")
+        elif _RENAMED.get(name) in valid:
+            advised.append(f"{name!r}: write {_RENAMED[name]}")
+        elif name in _ELSEWHERE:
+            advised.append(f"{name!r}: {_ELSEWHERE[name]}")
+        elif close:
+            advised.append(f"{name!r}: did you mean {close[0]!r}?")
+            shown = True
+        else:
+            strange.append(repr(name))
+    if strange:
+        advised.insert(0, f"{', '.join(strange)}: {others}")
+    if advised:
+        listed = f". Valid: {', '.join(map(repr, valid))}" if strange or shown else ""
+        raise OptionError(f"{owner} has no option {'; '.join(advised)}{listed}")
+
+
+def _options(constructors) -> list[str]:
+    parameters = [p for c in constructors for p in inspect.signature(c).parameters.values()]
+    named = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"]
+    return list(dict.fromkeys(named))

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from convnext_backbones import GRN, Block, ConvNeXt, ConvNeXtV2, LayerNorm2d, create_backbone
+from convnext_backbones.errors import UserError
 from convnext_backbones.network.convnext import DropPath
 
 VERSIONS = [ConvNeXt, ConvNeXtV2]
@@ -585,6 +586,18 @@ def test_wrong_options_are_refused_with_what_came_and_what_is_valid(version, opt
 def test_unknown_options_name_the_nearest_valid_one(version, option, message):
     with pytest.raises(TypeError, match=f"{version.__name__} has no option '{option}'.*{message}"):
         version(SMALL, **{option: 1})
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_all_unknown_options_are_refused_at_once_each_with_what_to_write(version):
+    given = dict(depth=50, norm_eval=True, in_chans=3, frozen_stage=1, num_labels=3, arch=SMALL)
+    with pytest.raises(
+        UserError,
+        match=r"has no option 'depth', 'norm_eval': leave out .*; 'in_chans': write in_channels; "
+        r"'frozen_stage': did you mean 'frozen_stages'.*; 'num_labels': leave it out: .* no head",
+    ) as e:
+        version(**given)
+    assert str(e.value).count("did you mean") == 1
 
 
 def test_create_backbone_takes_a_full_name_and_refuses_others():

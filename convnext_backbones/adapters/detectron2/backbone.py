@@ -15,12 +15,17 @@ from torch import Tensor
 from ...errors import UserError
 from ...network import convnext
 from ...network.padding import Sizes, noted_image_sizes
+from ...network.refusals import refuse_unknown_options
 from ...network.variants import nearest, resolve_arch
 from .data import register_data_sets
 from .patches import SIZE_NOTES
 from .yaml_keys import network_keys
 
 LOGGER = logging.getLogger("detectron2.convnext_backbones")
+INHERITED = (
+    "where a LazyConfig inherits another backbone's options, replace that backbone by L(ConvNeXt)(...) as a "
+    "whole instead of its _target_ alone; otherwise leave them out"
+)
 
 
 class _ForDetectron2:
@@ -33,10 +38,12 @@ class _ForDetectron2:
     """
 
     def __init__(self, arch="tiny", *, freeze_at: int = 0, ignore_padding: bool = False, **options):
-        if "frozen_stages" in options:
-            raise TypeError(
-                "Detectron2's option is freeze_at: write freeze_at=k + 1 for frozen_stages=k"
-            )
+        refuse_unknown_options(
+            type(self).__name__, options, convnext.ConvNeXt.__init__, _ForDetectron2.__init__,
+            others=INHERITED,
+            frozen_stages="write freeze_at=k + 1 for frozen_stages=k, and 0 to freeze nothing",
+            pretrained="write train.init_checkpoint, or MODEL.WEIGHTS in a YAML config",
+        )  # fmt: skip
         arch = _plain(arch)
         _check_freeze_at(freeze_at, num_stages=len(resolve_arch(arch, type(self).version)[0]))
         self.freeze_at = freeze_at  # before the parent's constructor, which calls _freeze
@@ -201,9 +208,11 @@ def _node(cfg: CfgNode) -> CfgNode:
             "convnext_backbones.adapters.detectron2.add_convnext_config(cfg) before merging a file"
         )
     known = network_keys()
-    for key in cfg.MODEL.CONVNEXT:
-        if key not in known:
-            raise UserError(f"MODEL.CONVNEXT has no key {key!r}; {nearest(key, known)}")
+    unknown = [key for key in cfg.MODEL.CONVNEXT if key not in known]
+    if unknown:
+        raise UserError(
+            f"MODEL.CONVNEXT has no key {', '.join(map(repr, unknown))}; {nearest(unknown[0], known)}"
+        )
     return cfg.MODEL.CONVNEXT
 
 

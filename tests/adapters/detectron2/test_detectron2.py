@@ -254,6 +254,21 @@ def test_unknown_keys_and_names_are_refused_with_the_valid_ones():
         ConvNeXt("atto", frozen_stages=1)
 
 
+def test_all_unknown_keys_and_options_are_refused_at_once():
+    cfg = convnext_config()
+    cfg.MODEL.CONVNEXT.DEPTH = cfg.MODEL.CONVNEXT.NORM = 1
+    refused(cfg, "no key 'DEPTH', 'NORM';")
+    with pytest.raises(
+        UserError,
+        match=r"no option 'num_heads': where a LazyConfig inherits .* replace that backbone.*"
+        r"'in_chans': write in_channels; 'use_checkpoint': write with_cp; "
+        r"'frozen_stages': write freeze_at=k \+ 1 .* 0 to freeze nothing",
+    ) as e:
+        ConvNeXt("atto", in_chans=3, num_heads=4, use_checkpoint=True, frozen_stages=-1)
+    assert "'freeze_at'" in str(e.value)
+    assert "'frozen_stages'," not in str(e.value)
+
+
 # ---- freezing
 
 

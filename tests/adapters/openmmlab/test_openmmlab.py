@@ -1,5 +1,8 @@
 """The OpenMMLab adapter, against the installed MMDetection and MMSegmentation of either lane."""
 
+import copy
+import importlib
+import inspect
 import re
 import subprocess
 import sys
@@ -11,14 +14,16 @@ import torch
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 
+import mmdet
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
-from convnext_backbones import create_classifier
+from convnext_backbones import ConvNeXt, create_classifier
 from convnext_backbones.adapters.openmmlab import backbone as openmmlab
 from convnext_backbones.adapters.openmmlab import run as run
 from convnext_backbones.checkpoints import CheckpointError
+from convnext_backbones.errors import UserError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 
@@ -59,6 +64,164 @@ def test_the_scope_imports_itself_and_needs_no_import_at_all(first):
 def test_a_wrong_option_in_a_config_is_named():
     with pytest.raises(TypeError, match="drop_path_rate"):
         MODELS.build(dict(type="ConvNeXt", drop_path_ratee=0.1))
+
+
+def options_of(backbone: type) -> list[str]:
+    """All options of a host's backbone, its parents' too, without those that ours has."""
+    constructors = [
+        c.__init__ for c in backbone.__mro__ if c.__module__.startswith(("mmdet", "mmseg"))
+    ]
+    named = {
+        p.name
+        for init in constructors
+        for p in inspect.signature(init).parameters.values()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    }
+    ours = (
+        inspect.signature(ConvNeXt.__init__).parameters.keys()
+        | inspect.signature(openmmlab.ConvNeXt.__init__).parameters.keys()
+    )
+    return sorted(named - ours)
+
+
+HOSTS_BACKBONES = [
+    backbone
+    for host in ("mmdet", "mmseg")
+    for backbone in vars(importlib.import_module(f"{host}.models.backbones")).values()
+    if inspect.isclass(backbone)
+]
+
+
+@pytest.mark.parametrize(
+    "backbone", HOSTS_BACKBONES, ids=lambda c: f"{c.__module__.split('.')[0]}-{c.__name__}"
+)
+def test_every_inherited_option_is_named_at_once_with_delete(backbone):
+    """Of each backbone that a base config may have, with all the options that it takes."""
+    inherited = options_of(backbone)
+    with pytest.raises(
+        TypeError, match=r"inherits another backbone's options, add _delete_=True"
+    ) as e:
+        MODELS.build(dict(type="ConvNeXt", arch="atto", **dict.fromkeys(inherited)))
+    assert [name for name in inherited if repr(name) not in str(e.value)] == []
+
+
+def test_a_convnext_over_a_resnets_base_config_needs_delete(tmp_path):
+    base = Config.fromfile(next(Path(mmdet.__file__).parent.rglob("mask-rcnn_r50_fpn.py")))
+    base.dump(tmp_path / "base.py")
+    path = tmp_path / "config.py"
+    path.write_text(
+        "_base_ = 'base.py'\nmodel = dict(backbone=dict(type='ConvNeXtV2', arch='atto'))"
+    )
+    with pytest.raises(UserError) as e:
+        MODELS.build(Config.fromfile(path).model.backbone)
+    assert "has no option 'depth', 'norm_eval', 'num_stages', 'style': where" in str(e.value)
+    assert "'norm_cfg': leave it out: the norm is LayerNorm" in str(e.value)
+    assert "did you mean" not in str(e.value)
+    path.write_text(path.read_text().replace("type=", "_delete_=True, type="))
+    assert MODELS.build(Config.fromfile(path).model.backbone).out_features == ("stage4",)
+
+
+def test_options_of_the_adapter_are_among_the_valid_ones():
+    with pytest.raises(TypeError, match=r"'pretrain': did you mean 'pretrained'\?.*'init_cfg'"):
+        MODELS.build(dict(type="ConvNeXt", pretrain="a.pth"))
+
+
+MMPRETRAIN = dict(  # the options of its ConvNeXt, all as a dense backbone of a detector has them
+    arch=dict(depths=[1, 1, 2], channels=[8, 16, 24]),
+    in_channels=4,
+    stem_patch_size=2,
+    norm_cfg=dict(type="LN2d", eps=1e-6),
+    act_cfg=dict(type="GELU"),
+    linear_pw_conv=True,
+    drop_path_rate=0.2,
+    frozen_stages=1,
+    gap_before_final_norm=False,
+    with_cp=True,
+    init_cfg=[
+        dict(type="TruncNormal", layer=["Conv2d", "Linear"], std=0.02, bias=0.0),
+        dict(type="Constant", layer=["LayerNorm"], val=1.0, bias=0.0),
+    ],
+)
+
+
+@pytest.mark.parametrize("index", [-1, 2])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("ConvNeXt", dict(use_grn=False, layer_scale_init_value=1.0)),
+        ("ConvNeXtV2", dict(use_grn=True, layer_scale_init_value=0.0, linear_pw_conv=False)),
+    ],
+)
+def test_mmpretrains_options_are_taken_where_they_mean_what_the_network_has(name, options, index):
+    config = {"type": name, **MMPRETRAIN, **options, "out_indices": index}
+    model = MODELS.build(copy.deepcopy(config))
+    model.init_weights()
+    ours = MODELS.build(
+        dict(
+            type=name, arch=dict(depths=(1, 1, 2), dims=(8, 16, 24)), in_channels=4, patch_size=2,
+            out_indices=(2,), drop_path_rate=0.2, frozen_stages=1, with_cp=True,
+            layer_scale_init_value=options["layer_scale_init_value"],
+        )
+    )  # fmt: skip
+    assert str(model) == str(ours)
+    ours.load_state_dict(model.state_dict())
+    images = torch.randn(1, 4, 32, 32)
+    assert torch.equal(model.eval()(images)[0], ours.eval()(images)[0])
+    trained = [[n for n, p in m.named_parameters() if p.requires_grad] for m in (model, ours)]
+    assert trained[0] == trained[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "words"),
+    [
+        ("ConvNeXt", dict(norm_cfg=dict(type="BN", eps=1e-6)), "LayerNorm with eps 1e-6"),
+        ("ConvNeXt", dict(norm_cfg=dict(type="LN2d")), "LayerNorm with eps 1e-6"),  # 1e-5 there
+        ("ConvNeXt", dict(norm_cfg=dict(type="LN2d", eps=1e-6, requires_grad=False)), "eps 1e-6"),
+        ("ConvNeXt", dict(norm_cfg=None), "LayerNorm with eps 1e-6"),
+        ("ConvNeXt", dict(act_cfg=dict(type="ReLU")), "the activation is GELU"),
+        ("ConvNeXt", dict(act_cfg=dict(type="GELU", approximate="tanh")), "the activation is GELU"),
+        ("ConvNeXt", dict(use_grn=True), "GRN is what ConvNeXtV2 has"),
+        ("ConvNeXtV2", dict(use_grn=False), "GRN is what ConvNeXtV2 has"),
+        ("ConvNeXt", dict(gap_before_final_norm=True), "a dense backbone returns maps"),
+        ("ConvNeXt", dict(linear_pw_conv="no"), "pointwise layers are always linear"),
+        ("ConvNeXt", dict(stem_patch_size=2, patch_size=4), "write patch_size"),
+    ],
+    ids=str,
+)
+def test_mmpretrains_options_that_ask_for_another_network_are_refused(name, option, words):
+    (first, *_) = option
+    with pytest.raises(TypeError, match=f"{name} has no option '{first}': .*{words}"):
+        MODELS.build(dict(type=name, arch="atto", **option))
+
+
+def test_all_that_mmpretrain_has_otherwise_is_refused_at_once():
+    different = dict(
+        norm_cfg=dict(type="BN"),
+        act_cfg=dict(type="ReLU"),
+        use_grn=True,
+        gap_before_final_norm=True,
+    )
+    with pytest.raises(TypeError) as e:
+        MODELS.build(dict(type="ConvNeXt", arch="atto", stem_patch_size=4, **different))
+    assert re.findall(r"'(\w+)': leave it out", str(e.value)) == list(different)
+
+
+@pytest.mark.parametrize("frozen_stages", [-1, 0, 1])
+def test_frozen_stages_of_minus_one_and_zero_freeze_nothing(frozen_stages, monkeypatch):
+    """-1 is what MMDetection and MMSegmentation write for it. 0 freezes the stem in their ResNet and
+    Swin, and nothing in MMPretrain's ConvNeXt: it is said."""
+    said = []
+    monkeypatch.setattr(openmmlab, "print_log", lambda words, **options: said.append(words))
+    model = MODELS.build(dict(type="ConvNeXt", arch="atto", frozen_stages=frozen_stages))
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert bool(frozen) == (frozen_stages == 1)
+    assert model.frozen_stages == max(frozen_stages, 0)
+    assert [bool(re.search("freezes nothing.*freezes the stem", words)) for words in said] == (
+        [True] if frozen_stages == 0 else []
+    )
+    for wrong in (-2, 5, True, 1.0):
+        with pytest.raises(ValueError, match="frozen_stages must be a whole number"):
+            MODELS.build(dict(type="ConvNeXt", arch="atto", frozen_stages=wrong))
 
 
 def groups_by_parameter(model, cfg) -> dict[str, tuple[float, float]]:
