@@ -30,7 +30,7 @@ ROOMS = {
     "kernels": "errors kernels/triton torch",
     "checkpoints": "errors filelock network network/preprocessing network/selection network/variants "
     "network/wrappers numpy safetensors torch tqdm",
-    "recipes/layer_decay": "network/wrappers",
+    "recipes/layer_decay": "errors network/wrappers",
     "recipes": "network/variants recipes/layer_decay",
     "recipes/writers": "checkpoints jinja2 network/variants recipes",
     "create": "checkpoints network network/variants",

@@ -1,11 +1,8 @@
-"""Write the generated sample data set in COCO's and ADE20K's layouts."""
+"""Write the generated data set: `convnext-backbones sample-data`."""
 
 import sys
 
-from convnext_backbones.cli.sample_data import main
-from convnext_backbones.errors import exit_with_sentence
+from convnext_backbones.cli import run
 
 if __name__ == "__main__":
-    with exit_with_sentence():
-        if status := main():
-            sys.exit(status)
+    sys.exit(run("sample_data"))

@@ -1,11 +1,8 @@
-"""How far the padding of a batch changes a backbone's maps, with and without ignore_padding."""
+"""How far a batch's padding changes a backbone's maps: `convnext-backbones padding-effect`."""
 
 import sys
 
-from convnext_backbones.cli.padding_effect import main
-from convnext_backbones.errors import exit_with_sentence
+from convnext_backbones.cli import run
 
 if __name__ == "__main__":
-    with exit_with_sentence():
-        if status := main():
-            sys.exit(status)
+    sys.exit(run("padding_effect"))

@@ -1,11 +1,8 @@
-"""Draw what a trained model sees in a picture or in a folder of pictures."""
+"""Draw what a trained model sees in pictures: `convnext-backbones predict`."""
 
 import sys
 
-from convnext_backbones.cli.predict import main
-from convnext_backbones.errors import exit_with_sentence
+from convnext_backbones.cli import run
 
 if __name__ == "__main__":
-    with exit_with_sentence():
-        if status := main():
-            sys.exit(status)
+    sys.exit(run("predict"))

@@ -1,11 +1,8 @@
-"""Evaluate a trained checkpoint on its config's test data."""
+"""Evaluate a trained checkpoint on its config's test data: `convnext-backbones test`."""
 
 import sys
 
-from convnext_backbones.cli.test import main
-from convnext_backbones.errors import exit_with_sentence
+from convnext_backbones.cli import run
 
 if __name__ == "__main__":
-    with exit_with_sentence():
-        if status := main():
-            sys.exit(status)
+    sys.exit(run("test"))

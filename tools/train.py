@@ -1,11 +1,8 @@
-"""Train a detector or segmentor: any config of MMDetection or MMSegmentation, on CPU or GPU."""
+"""Train a detector or segmentor of any framework: `convnext-backbones train`."""
 
 import sys
 
-from convnext_backbones.cli.train import main
-from convnext_backbones.errors import exit_with_sentence
+from convnext_backbones.cli import run
 
 if __name__ == "__main__":
-    with exit_with_sentence():
-        if status := main():
-            sys.exit(status)
+    sys.exit(run("train"))
