@@ -64,10 +64,12 @@ def backward(
         second = _SecondWithScaledMap(branch, w, _Scale(kept, inside, weights, settings))
     of_normed, of_pwconv1, of_pwconv1_bias = _through_pointwise_layers(second, normed, kept.z, w)
     of_pwconv2, of_pwconv2_bias, of_gamma, of_grn_beta = _of_second_weights(second, w)
+    wide = w.norm.dtype
     of_y, of_norm, of_norm_bias = torch.ops.aten.native_layer_norm_backward(
-        of_normed.view_as(kept.y), kept.y, w.norm.shape, kept.mean, kept.rstd, w.norm, w.norm_bias,
-        (True, True, True),
+        of_normed.view_as(kept.y).to(wide), kept.y.to(wide), w.norm.shape, kept.mean, kept.rstd,
+        w.norm, w.norm_bias, (True, True, True),
     )  # fmt: skip
+    of_y = of_y.to(normed.dtype)
     of_x, of_dwconv, of_dwconv_bias = depthwise.backward(
         of_y.permute(0, 3, 1, 2), seen(x, inside), w.dwconv, settings.dilation, needs[:2]
     )

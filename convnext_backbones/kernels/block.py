@@ -57,8 +57,8 @@ def plain_block(
     """The same in the steps of Block.forward: for gradients of gradients, and for comparison."""
     w = cast(weights, settings)
     y = depthwise(seen(x.to(settings.dtype), inside), w, settings).permute(0, 2, 3, 1)
-    y = F.layer_norm(y, y.shape[-1:], w.norm, w.norm_bias, settings.norm_eps)
-    y = F.gelu(F.linear(y, w.pwconv1, w.pwconv1_bias))
+    y = F.layer_norm(y.to(w.norm.dtype), y.shape[-1:], w.norm, w.norm_bias, settings.norm_eps)
+    y = F.gelu(F.linear(y.to(settings.dtype), w.pwconv1, w.pwconv1_bias))
     if w.grn_gamma is not None:
         scale, _ = grn_scale(energy(y, inside), weights.grn_gamma, settings.grn_eps)
         y = y * scale[:, None, None].to(y.dtype) + w.grn_beta

@@ -45,7 +45,14 @@ class Settings(NamedTuple):
 def cast(weights: Weights, settings: Settings) -> Weights:
     """The weights in the data types of the arithmetic."""
     w = Weights(*(None if t is None else t.to(settings.dtype) for t in weights))
+    if norm_is_wide(w.norm):
+        w = w._replace(norm=weights.norm.float(), norm_bias=weights.norm_bias.float())
     return w if w.gamma is None else w._replace(gamma=weights.gamma.to(settings.stream))
+
+
+def norm_is_wide(x: Tensor) -> bool:
+    """Does LayerNorm have float32 weights beside this map? See layer_norm in network/convnext.py."""
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu"
 
 
 def seen(x: Tensor, inside: Tensor | None) -> Tensor:

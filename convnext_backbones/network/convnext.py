@@ -35,7 +35,27 @@ EPS = 1e-6  # of every LayerNorm and GRN
 torch.fx.wrap("wide_dtype")  # one step of a traced graph, which does not know its tensors' types
 
 
-class LayerNorm2d(nn.LayerNorm):
+@torch.fx.wrap
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """LayerNorm over the last dimension of x.
+
+    On a CPU, torch sums the gradients of weight and bias in the data type of x. In bfloat16 they come to
+    rest after a few hundred positions: half of a gradient is lost at 320x320 pixels. So x is float32 there.
+    """
+    if x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_grad_enabled():
+        y = F.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), eps)
+        return y.to(x.dtype)
+    return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm over the channels of an (N, H, W, C) map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class LayerNorm2d(LayerNorm):
     """LayerNorm over the channels of an (N, C, H, W) map."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +129,7 @@ class Block(nn.Module):
 
     parts = dispatch.standard_parts(  # which a fast path takes as they are here, and no others
         dwconv=nn.Conv2d,
-        norm=nn.LayerNorm,
+        norm=LayerNorm,
         pwconv1=nn.Linear,
         act=nn.GELU,
         grn=GRN,
@@ -130,7 +150,7 @@ class Block(nn.Module):
         self.dwconv = nn.Conv2d(
             dim, dim, kernel_size=7, padding=3 * dilation, dilation=dilation, groups=dim
         )
-        self.norm = nn.LayerNorm(dim, eps=EPS)
+        self.norm = LayerNorm(dim, eps=EPS)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
         self.act = nn.GELU()
         self.grn = GRN(4 * dim) if version == 2 else None

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from convnext_backbones import ConvNeXt, ConvNeXtV2
 from convnext_backbones.kernels import dispatch, steps
-from convnext_backbones.network.convnext import GRN, Block, DropPath
+from convnext_backbones.network.convnext import GRN, Block, DropPath, LayerNorm
 
 C = 8
 BOTH = pytest.mark.parametrize("version", [1, 2])
@@ -97,7 +97,7 @@ def test_a_forward_of_the_instance_is_called(part):
     assert called == [part, part]
 
 
-@pytest.mark.parametrize("cls", [nn.Conv2d, nn.LayerNorm, nn.Linear, nn.GELU, GRN, DropPath])
+@pytest.mark.parametrize("cls", [nn.Conv2d, LayerNorm, nn.Linear, nn.GELU, GRN, DropPath])
 def test_a_forward_of_the_class_is_called(cls, monkeypatch):
     block, former = make_block(2), cls.forward
     monkeypatch.setattr(cls, "forward", lambda self, *given: 2 * former(self, *given))
@@ -163,7 +163,8 @@ REPLACEMENTS = {
     "last linear without bias": ("pwconv2", lambda: nn.Linear(4 * C, C, bias=False)),
     "norm without affine": ("norm", lambda: nn.LayerNorm(C, elementwise_affine=False)),
     "norm without bias": ("norm", lambda: nn.LayerNorm(C, bias=False)),
-    "norm of another eps": ("norm", lambda: nn.LayerNorm(C, eps=0.1)),
+    "norm of another eps": ("norm", lambda: LayerNorm(C, eps=0.1)),
+    "torch's norm": ("norm", lambda: nn.LayerNorm(C)),
     "norm of rows and channels": ("norm", lambda: nn.LayerNorm((10, C))),
     "no norm": ("norm", nn.Identity),
     "RMSNorm": ("norm", lambda: nn.RMSNorm(C)),
@@ -196,7 +197,7 @@ def test_another_expansion_computes(version):
     assert_as_plain(block)
 
 
-@pytest.mark.parametrize("cls", [nn.Conv2d, nn.LayerNorm, nn.Linear, nn.GELU, GRN, DropPath])
+@pytest.mark.parametrize("cls", [nn.Conv2d, LayerNorm, nn.Linear, nn.GELU, GRN, DropPath])
 def test_a_subclass_of_a_part_computes(cls):
     class Doubled(cls):
         def forward(self, *given):
@@ -411,6 +412,45 @@ def test_another_default_dtype_during_a_step_changes_neither_it_nor_the_next(ver
         torch.set_default_dtype(torch.float32)
     for found in (during, outcome(block, x)):
         assert all(torch.equal(a, b) for a, b in zip(found, before, strict=True))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("cls", [ConvNeXt, ConvNeXtV2])
+def test_under_autocast_every_gradient_is_right_to_bfloat16_on_a_large_map(cls, fast, monkeypatch):
+    """Where sums over positions in bfloat16 would come to rest: every position has the same sign."""
+    monkeypatch.setattr(dispatch, "enabled", fast)
+    arch = dict(depths=(1, 1), dims=(16, 32))
+    model = randomised(cls(arch, out_indices=(0, 1))).train()
+    images = random_images(1, 3, 256, 320)
+
+    def gradients(model, images):
+        maps = model(images)
+        slopes = (torch.linspace(-1, 2, t.numel(), dtype=torch.float64) for t in maps)
+        loss = sum((t.double().flatten() * s).mean() for t, s in zip(maps, slopes, strict=True))
+        return torch.autograd.grad(loss, list(model.parameters()))
+
+    exact = gradients(copy.deepcopy(model).double(), images.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(model, images)
+    for (name, _), ours, reference in zip(model.named_parameters(), found, exact, strict=True):
+        error = (ours.double() - reference).norm() / reference.norm()
+        assert error < 0.02, (name, error)
+
+
+@pytest.mark.parametrize("cls", [ConvNeXt, ConvNeXtV2])
+def test_under_autocast_the_maps_have_the_data_types_of_the_plain_steps_at_every_size(
+    cls, monkeypatch
+):
+    monkeypatch.undo()  # SMALLEST as it is: some stages run fast at some sizes
+    model = randomised(cls("atto", out_indices=(0, 1, 2, 3), output_norm=False)).eval()
+    for size in (64, 320, 640):
+        images = random_images(1, 3, size, size)
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            ours = [t.dtype for t in model(images)]
+            with plain_steps():
+                assert ours == [t.dtype for t in model(images)]
+        expected = torch.float32 if cls is ConvNeXt else torch.bfloat16
+        assert set(ours) == {expected}
 
 
 @BOTH
