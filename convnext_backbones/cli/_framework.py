@@ -35,6 +35,8 @@ def parsed(
         return parser
 
     args = parser_for([framework] if framework else FRAMEWORKS).parse_intermixed_args(argv)
+    from ..runs.preparation import existing_config  # here: it imports torch
+
     name = args.framework or framework_of(args.config)
     args, others = parser_for([name]).parse_known_intermixed_args(argv)
     if others:
@@ -44,7 +46,7 @@ def parsed(
             f"{' '.join(others)}: not for {args.config}, a config of {FRAMEWORKS[name].title}, whose "
             f"own options are {', '.join(own) or 'none'}"
         )
-    args.framework = name
+    args.framework, args.config = name, str(existing_config(args.config))
     return args
 
 

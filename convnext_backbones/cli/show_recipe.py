@@ -289,7 +289,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mmengine.registry import init_default_scope
     from rich.console import Console
 
+    from ..runs.preparation import existing_config
+
     run.quiet_warnings()
+    args.config = str(existing_config(args.config))
     cfg = run.load_config(args.config, options=run.overrides(args))
     init_default_scope(cfg.default_scope)
     row = row_of(cfg, args.config)

@@ -82,8 +82,9 @@ def build_peer(name: str, ours: ConvNeXtClassifier) -> Peer:
         with torch.device("meta"):
             peer, renamed = builders[name](describe(state), state)
     except ImportError as error:
+        package = name.split("_")[0]  # timm_conv_mlp is timm's
         raise MissingPeerError(
-            f"{name} cannot be imported ({error}); pip install {name}, or choose another peer"
+            f"{name} cannot be imported ({error}); pip install {package}, or choose another peer"
         ) from error
     peer.model.load_state_dict(renamed, strict=True, assign=True)
     for part in peer.model.modules():  # train() of MMPretrain's backbone returns None

@@ -25,14 +25,33 @@ LAYOUTS = {
 }
 
 
+def shipped_configs() -> dict[str, Path]:
+    """The configs of this package by their names, such as "ade20k_upernet_convnext_t" and
+    "detectron2/coco_mask_rcnn_convnext_t.yaml"; one that ends in .py with that ending and without."""
+    package = Path(__file__).parents[1]
+    folder = package / "configs"  # in a wheel
+    if not folder.is_dir():
+        folder = package.parent / "configs"  # in a clone
+    named = {}
+    for file in sorted(folder.rglob("*.[py]*")):
+        if "_base_" not in file.parts and file.suffix in (".py", ".yaml"):
+            name = file.relative_to(folder).as_posix()
+            named[name] = named[name.removesuffix(".py")] = file
+    return named
+
+
 def existing_config(path: str) -> Path:
-    """The file, or a UserError that names the configs nearest to it."""
+    """The file, or the shipped config of this name; else a UserError with the names nearest to it."""
     file = Path(path)
-    if not file.is_file():
-        here = [str(p) for p in Path("configs").rglob("*.[py]*") if "_base_" not in p.parts]
-        near = difflib.get_close_matches(str(path), here, n=5, cutoff=0.0)
-        raise UserError(f"there is no config {path}; near it: {', '.join(near) or 'none'}")
-    return file
+    if file.is_file():
+        return file
+    shipped = shipped_configs()
+    if str(path) in shipped:
+        return shipped[str(path)]
+    here = [str(p) for p in Path("configs").rglob("*.[py]*") if "_base_" not in p.parts]
+    names = here or [name for name in shipped if not name.endswith(".py")]
+    near = difflib.get_close_matches(str(path), names, n=5, cutoff=0.0)
+    raise UserError(f"there is no config {path}; near it: {', '.join(near) or 'none'}")
 
 
 def print_changes(option: str, lines: Iterable[str]) -> None:
