@@ -23,6 +23,7 @@ depart where that code assumes what it does not know:
 import re
 from collections.abc import Iterable, Sequence
 
+from ..errors import UserError
 from ..network.wrappers import unwrapped
 
 DECAY_TYPES = ("layer_wise", "stage_wise")
@@ -69,6 +70,27 @@ def learning_rate_scale(
     return decay_rate ** (num_layers(depths) + 1 - layer_id(name, depths, decay_type))
 
 
+def trained_depths(networks: Sequence) -> tuple[int, ...]:
+    """The depths of the one network that is trained, of all ConvNeXts (Trunk) in a model.
+
+    Others may stand beside it if they are frozen: the teacher of a semi-supervised detector. If all are,
+    none of their layers is in a group, and any's depths serve.
+
+    Raises:
+        UserError: there is none, or several are trained.
+    """
+    trained = [
+        network for network in networks if any(p.requires_grad for p in network.parameters())
+    ]
+    if not networks or len(trained) > 1:
+        found = f"{len(trained)} that are trained; freeze all but one, or" if trained else "0;"
+        raise UserError(
+            f"layer decay needs a model with one ConvNeXt backbone, this one has {found} take another "
+            "optimizer"
+        )
+    return (trained or networks)[0].depths
+
+
 def parameter_groups(
     named_parameters: Iterable[tuple],
     depths: Sequence[int],
@@ -82,6 +104,10 @@ def parameter_groups(
 
     Biases and 1-D parameters (norms, layer scale, GRN) get no weight decay. A group has the keys
     params, lr, weight_decay, and for show param_names, group_name ("layer_3_no_decay"), lr_scale.
+
+    Raises:
+        UserError: every parameter is frozen.
+        ValueError: as layer_id.
     """
     groups: dict[tuple[int, bool], dict] = {}
     for name, parameter in named_parameters:
@@ -103,6 +129,11 @@ def parameter_groups(
         )
         group["params"].append(parameter)
         group["param_names"].append(name)
+    if not groups:
+        raise UserError(
+            "the model has no parameter to train, as none has requires_grad; freeze less of it "
+            "(frozen_stages, freeze_at, requires_grad_)"
+        )
     return [groups[key] for key in sorted(groups)]
 
 

@@ -15,7 +15,7 @@ from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 from ...errors import UserError
 from ...network.convnext import Trunk
 from ...network.variants import nearest
-from ...recipes.layer_decay import parameter_groups
+from ...recipes.layer_decay import parameter_groups, trained_depths
 
 
 def layer_decay_groups(
@@ -26,15 +26,10 @@ def layer_decay_groups(
     decay_rate: float,
     decay_type: str = "layer_wise",
 ) -> list[dict]:
-    """The parameter groups of a model with one ConvNeXt or ConvNeXtV2 in it; see layer_decay.py."""
+    """The parameter groups of a model with one ConvNeXt or ConvNeXtV2 to train; see layer_decay.py."""
     trunks = [module for module in model.modules() if isinstance(module, Trunk)]
-    if len(trunks) != 1:
-        raise UserError(
-            f"layer decay needs a model with one ConvNeXt backbone, this one has {len(trunks)}; "
-            "take another optimizer"
-        )
     return parameter_groups(
-        model.named_parameters(), trunks[0].depths, lr=lr, weight_decay=weight_decay,
+        model.named_parameters(), trained_depths(trunks), lr=lr, weight_decay=weight_decay,
         decay_rate=decay_rate, decay_type=decay_type,
     )  # fmt: skip
 

@@ -16,16 +16,20 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 
+from ...errors import UserError
 from ...network.convnext import Trunk
 from ...network.variants import nearest
-from ...recipes.layer_decay import parameter_groups, unwrapped
+from ...recipes.layer_decay import parameter_groups, trained_depths, unwrapped
 from .registration import register
 
+OPTIONS = ("decay_rate", "decay_type", "custom_keys")
 MULTIPLIERS = ("lr_mult", "decay_mult")
 
 
 class ConvNeXtLayerDecay:
-    """Builds the optimizer wrapper of a model with one ConvNeXt or ConvNeXtV2 in it.
+    """Builds the optimizer wrapper of a model with one ConvNeXt or ConvNeXtV2 to train.
+
+    Others may be in it, frozen: the teacher of a semi-supervised detector.
 
     paramwise_cfg, all optional:
         decay_rate: a layer's learning rate over that of the next; 1.0, the default, for no decay.
@@ -35,8 +39,8 @@ class ConvNeXtLayerDecay:
             Norms, biases, layer scale and GRN have no weight decay to multiply.
 
     Raises:
-        ValueError: an option that does not exist, no lr or weight_decay in the optimizer, a model
-            without exactly one ConvNeXt, parameters that FSDP has flattened.
+        UserError: options that do not exist, no lr or weight_decay in the optimizer, a model with none
+            or several ConvNeXts to train, nothing to train, parameters that FSDP has flattened.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None):
@@ -46,21 +50,20 @@ class ConvNeXtLayerDecay:
         self.decay_rate = options.pop("decay_rate", 1.0)
         self.decay_type = options.pop("decay_type", "layer_wise")
         self.custom_keys = dict(options.pop("custom_keys", {}))
-        if "num_layers" in options:
-            raise ValueError(
-                "ConvNeXtLayerDecay counts num_layers from the backbone's depths; leave it out of "
-                "paramwise_cfg"
-            )
-        for name in options:
-            raise ValueError(
-                f"ConvNeXtLayerDecay has no option {name!r} in paramwise_cfg; "
-                f"{nearest(name, ('decay_rate', 'decay_type', 'custom_keys'))}"
-            )
+        wrong = [f"paramwise_cfg: {_advice(name, OPTIONS)}" for name in options]
         for key, settings in self.custom_keys.items():
-            for name in set(settings) - set(MULTIPLIERS):
-                raise ValueError(f"custom_keys[{key!r}] has {name!r}; {nearest(name, MULTIPLIERS)}")
-        for name in {"lr", "weight_decay"} - set(self.optimizer):
-            raise ValueError(f"ConvNeXtLayerDecay needs {name} in optim_wrapper.optimizer")
+            names = [name for name in settings if name not in MULTIPLIERS]
+            wrong += [f"custom_keys[{key!r}]: {_advice(name, MULTIPLIERS)}" for name in names]
+        if wrong:
+            raise UserError(
+                f"ConvNeXtLayerDecay cannot take {'; '.join(wrong)}. Where a config inherits them, add "
+                "_delete_=True to paramwise_cfg=dict(...)"
+            )
+        missing = [name for name in ("lr", "weight_decay") if name not in self.optimizer]
+        if missing:
+            raise UserError(
+                f"ConvNeXtLayerDecay needs {' and '.join(missing)} in optim_wrapper.optimizer"
+            )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         optimizer = OPTIMIZERS.build(dict(self.optimizer, params=self.groups(model)))
@@ -70,19 +73,15 @@ class ConvNeXtLayerDecay:
     def groups(self, model: nn.Module) -> list[dict]:
         """The parameter groups; see layer_decay.parameter_groups for their keys."""
         trunks = [module for module in model.modules() if isinstance(module, Trunk)]
-        if len(trunks) != 1:
-            raise ValueError(
-                "ConvNeXtLayerDecay needs a model with one ConvNeXt backbone, this one has "
-                f"{len(trunks)}; take another constructor"
-            )
+        depths = trained_depths(trunks)
         named = list(model.named_parameters())
         if any(name.endswith("_flat_param") for name, _ in named):
-            raise ValueError(
+            raise UserError(
                 "FSDP has flattened the parameters, so that none has a layer; wrap the model with "
                 "use_orig_params=True"
             )
         groups = parameter_groups(
-            named, trunks[0].depths,
+            named, depths,
             lr=self.optimizer["lr"], weight_decay=self.optimizer["weight_decay"],
             decay_rate=self.decay_rate, decay_type=self.decay_type,
         )  # fmt: skip
@@ -112,6 +111,12 @@ class ConvNeXtLayerDecay:
     def _custom_key(self, name: str) -> str | None:
         matching = sorted(key for key in self.custom_keys if key in unwrapped(name))
         return max(matching, key=len, default=None)
+
+
+def _advice(name: str, valid: tuple[str, ...]) -> str:
+    if name == "num_layers":
+        return "'num_layers', as it counts num_layers from the backbone's depths; leave it out"
+    return f"{name!r}, {nearest(name, valid)}"
 
 
 register(OPTIM_WRAPPER_CONSTRUCTORS, ConvNeXtLayerDecay)

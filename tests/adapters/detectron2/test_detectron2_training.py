@@ -23,7 +23,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.env import seed_all_rng
 from fvcore.common.param_scheduler import ParamScheduler
 
-from convnext_backbones import VARIANTS
+from convnext_backbones import VARIANTS, ConvNeXt
 from convnext_backbones.adapters.detectron2 import (
     add_convnext_config,
     add_training_config,
@@ -352,6 +352,21 @@ def test_gradient_clipping_is_what_yaml_says():
 def test_layer_decay_without_a_convnext_is_refused():
     with pytest.raises(UserError, match="one ConvNeXt backbone, this one has 0"):
         optimizer.layer_decay_groups(torch.nn.Linear(2, 2), lr=1, weight_decay=0, decay_rate=0.9)
+
+
+def test_a_frozen_teacher_stands_beside_the_student_and_two_students_do_not():
+    options = dict(lr=1, weight_decay=0, decay_rate=0.9)
+    model = torch.nn.ModuleList([ConvNeXt("atto"), ConvNeXt("nano")])
+    with pytest.raises(UserError, match="2 that are trained; freeze all but one"):
+        optimizer.layer_decay_groups(model, **options)
+    model[1].requires_grad_(False)
+    groups = optimizer.layer_decay_groups(model, **options)
+    alone = optimizer.layer_decay_groups(model[0], **options)
+    assert [g["lr"] for g in groups] == [g["lr"] for g in alone]
+    assert [len(g["params"]) for g in groups] == [len(g["params"]) for g in alone]
+    model.requires_grad_(False)
+    with pytest.raises(UserError, match="no parameter to train"):
+        optimizer.layer_decay_groups(model, **options)
 
 
 def test_label_maps_lose_their_zero(tmp_path):

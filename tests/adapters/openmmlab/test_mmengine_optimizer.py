@@ -2,6 +2,8 @@
 
 import copy
 import importlib
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from mmengine.optim import build_optim_wrapper
 
 from convnext_backbones import VARIANTS, create_backbone
 from convnext_backbones.adapters.openmmlab import backbone as openmmlab  # noqa: F401  (registers the constructor)
+from convnext_backbones.errors import UserError
 from convnext_backbones.recipes.layer_decay import num_layers
 
 LR, WEIGHT_DECAY = 1e-4, 0.05
@@ -186,9 +189,69 @@ def test_a_wrong_option_is_named(options, words):
         built(atto(), **options)
 
 
+def test_all_wrong_options_are_named_at_once_those_of_mmengines_constructor_too():
+    inherited = dict(norm_decay_mult=0.0, bypass_duplicate=True, num_layers=6)
+    with pytest.raises(UserError, match=r"add _delete_=True to paramwise_cfg") as e:
+        built(atto(), **inherited, custom_keys={"backbone": dict(lr_multt=0.1)})
+    assert [name for name in [*inherited, "lr_multt"] if repr(name) not in str(e.value)] == []
+    assert re.findall("did you mean '(.*?)'", str(e.value)) == ["lr_mult"]
+
+
 def test_a_model_without_a_convnext_is_refused():
     with pytest.raises(ValueError, match="this one has 0"):
         built(detector(nn.Conv2d(3, 8, 1)), decay_rate=0.9)
+
+
+def semi_supervised(freeze_teacher: bool) -> nn.Module:
+    """Student and teacher, as MMDetection's SemiBaseDetector has them; the teacher is the deeper."""
+    model = nn.Module()
+    model.student = atto()
+    model.teacher = detector(create_backbone("convnextv2_nano", out_indices=(1, 3)))
+    model.teacher.eval().requires_grad_(not freeze_teacher)
+    return model
+
+
+@pytest.mark.parametrize("decay_type", ["layer_wise", "stage_wise"])
+def test_a_frozen_teacher_beside_the_student_changes_nothing(decay_type):
+    options = dict(decay_rate=0.9, decay_type=decay_type)
+    alone = by_name(built(atto(), **options))
+    both = by_name(built(semi_supervised(freeze_teacher=True), **options))
+    assert both == {f"student.{name}": group for name, group in alone.items()}
+
+
+def test_two_networks_that_are_trained_are_refused():
+    with pytest.raises(ValueError, match="this one has 2 that are trained; freeze all but one"):
+        built(semi_supervised(freeze_teacher=False))
+
+
+def test_soft_teacher_of_mmdetection_is_trained_with_layer_decay():
+    mmdet = pytest.importorskip("mmdet")
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    root = next(
+        Path(mmdet.__file__).parent.rglob("soft-teacher_faster-rcnn_r50*fpn_180k_semi-0.1*.py")
+    )
+    model = Config.fromfile(root).model
+    model.detector.backbone = dict(type="ConvNeXtV2", arch="atto", out_indices=(0, 1, 2, 3))
+    model.detector.neck.in_channels = [40, 80, 160, 320]
+    init_default_scope("mmdet")
+    names = set(by_name(built(MODELS.build(model), decay_rate=0.9)))
+    assert "student.backbone.stages.3.1.pwconv2.weight" in names
+    assert not any(name.startswith("teacher") for name in names)
+
+
+def test_heads_over_a_frozen_network_train_at_the_full_rate():
+    model = atto()
+    model.backbone.requires_grad_(False)
+    groups = built(model, decay_rate=0.5)
+    assert {group["lr"] for group in groups} == {LR}
+    assert not any(name.startswith("backbone") for name in by_name(groups))
+
+
+def test_a_model_with_nothing_to_train_is_refused():
+    with pytest.raises(ValueError, match=r"no parameter to train.*freeze less"):
+        built(atto().requires_grad_(False))
 
 
 def test_an_optimizer_without_weight_decay_is_refused():
