@@ -184,8 +184,10 @@ def refuse_unknown_options(
     if strange:
         advised.insert(0, f"{', '.join(strange)}: {others}")
     if advised:
-        listed = f". Valid: {', '.join(map(repr, valid))}" if strange or shown else ""
-        raise OptionError(f"{owner} has no option {'; '.join(advised)}{listed}")
+        said = f"{owner} has no option {'; '.join(advised)}"
+        if strange or shown:
+            said += f"{'' if said[-1] == '?' else '.'} Valid: {', '.join(map(repr, valid))}"
+        raise OptionError(said)
 
 
 def _options(constructors) -> list[str]:

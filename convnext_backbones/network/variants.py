@@ -66,7 +66,7 @@ def nearest(word: str, valid: Iterable[str]) -> str:
     """The end of an error message: the nearest valid word, if any is near, and all valid ones."""
     valid = list(valid)
     by_lower = {name.lower(): name for name in valid}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     hint = f"did you mean {by_lower[close[0]]!r}? " if close else ""
     return f"{hint}Valid: {', '.join(map(repr, valid))}"
 

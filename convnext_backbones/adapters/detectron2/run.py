@@ -38,7 +38,7 @@ from PIL import Image
 from torch.multiprocessing import ProcessExitedException
 
 from ...checkpoints import read_checkpoint
-from ...errors import UserError, exit_with_sentence
+from ...errors import OptionError, UserError, exit_with_sentence
 from ...network.variants import nearest
 from ...runs import preparation
 from ...runs.host import Entry, Example
@@ -196,9 +196,9 @@ def _refused(part: str):
     """A UserError for what the callables that a config names refuse."""
     try:
         yield
-    except UserError:
-        raise
     except (TypeError, ValueError, KeyError, AssertionError) as error:
+        if isinstance(error, UserError) and not isinstance(error, OptionError):
+            raise
         raise UserError(f"the {part} of this config cannot be built: {error}") from error
 
 
