@@ -31,7 +31,10 @@ ROOMS = {
     "registry.py": ("openmmlab",),
     "adapters/detectron2": ("detectron2", "runs"),
     "lab": ("lab",),
+    "recipes": ("dev",),  # Jinja writes the configs, in a clone
 }
+# They import nothing, or what the commands they run need: cli/__init__.py answers with the extra to install.
+WITHOUT_A_ROW = {"__init__.py", "__main__.py", "adapters", "cli", "errors.py"}
 
 
 def declared(extra: str | None = None) -> set[str]:
@@ -58,6 +61,18 @@ def imported(room: str) -> set[str]:
 def test_what_a_room_imports_is_declared(room):
     known = declared().union(*(declared(extra) for extra in ROOMS[room]))
     assert imported(room) <= known
+
+
+def test_every_room_has_its_row():
+    rooms = {path.name for path in (ROOT / "convnext_backbones").iterdir()} - {"__pycache__"}
+    assert rooms - WITHOUT_A_ROW == {room.split("/")[0] for room in ROOMS} - WITHOUT_A_ROW
+    adapters = {f"adapters/{p.name}" for p in (ROOT / "convnext_backbones/adapters").iterdir()}
+    assert adapters - {"adapters/__pycache__"} == {r for r in ROOMS if r.startswith("adapters/")}
+
+
+def test_what_a_command_imports_has_an_extra_or_is_in_the_base():
+    known = declared().union(*EXTRAS.values())
+    assert imported("cli") <= known
 
 
 @pytest.mark.parametrize("extra", ["runs", "openmmlab", "detectron2", "lab"])

@@ -52,8 +52,8 @@ COMMANDS = {
 # Packages that come with an extra, by the names they are imported under.
 EXTRAS = {
     "openmmlab": ("mmengine", "mmcv", "mmdet", "mmseg", "ftfy", "regex"),
-    "detectron2": ("fvcore", "omegaconf", "yaml"),
-    "runs": ("matplotlib", "pycocotools", "rich", "shapely"),
+    "detectron2": ("fvcore", "omegaconf"),
+    "runs": ("matplotlib", "pycocotools", "rich", "shapely", "yaml"),
     "lab": ("timm", "transformers"),
 }
 

@@ -167,6 +167,12 @@ def test_a_peer_named_by_the_caller_has_to_be_there(monkeypatch):
     monkeypatch.delenv("CONVNEXT_OFFICIAL", raising=False)
     with pytest.raises(MissingPeerError, match="CONVNEXT_OFFICIAL is not set"):
         contests.available_peers(["official"], small())
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "timm", None)
+        with pytest.raises(
+            MissingPeerError, match=r"^timm_conv_mlp .* \(.*\); pip install timm, or"
+        ):
+            contests.available_peers(["timm_conv_mlp"], small())
     with pytest.raises(UserError, match=r"no peer 'tim'; choose out of timm,"):
         contests.available_peers(["timm", "tim"], small())
     with pytest.raises(UserError, match=r"no peer is left .* torchvision has no ConvNeXt V2"):
