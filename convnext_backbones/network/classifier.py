@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn import functional as F
 
-from .convnext import EPS, Trunk
+from .convnext import EPS, Trunk, draw_weight
 from .refusals import refuse_in_graph, refuse_unknown_options
 from .variants import resolve_arch
 
@@ -92,7 +92,7 @@ class ConvNeXtClassifier(Trunk):
 
     def _reset_head(self) -> None:
         if self.num_classes:
-            nn.init.trunc_normal_(self.head.weight, std=0.02)
+            draw_weight(self.head.weight)
             nn.init.zeros_(self.head.bias)
             with torch.no_grad():
                 self.head.weight.mul_(self.head_init_scale)

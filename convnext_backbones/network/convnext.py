@@ -10,8 +10,12 @@ Parameter names and shapes are the official ones. Departure: grn.gamma and grn.b
 (1, 1, 1, 4C), so that every optimizer's "no weight decay on 1-D parameters" rule holds for them.
 """
 
+import ctypes
+import itertools
+
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.fx import Proxy
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -275,10 +279,21 @@ def strides_and_dilations(
 def drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
     """The rate of every block of every stage, growing linearly from 0 to that of the last block.
 
-    On the CPU and in float32 as in the official code, so that the rates are the same numbers.
+    Rounded as by torch.linspace of the official code, but without tensors, which have no numbers under
+    FakeTensorMode and on "meta".
     """
-    rates = torch.linspace(0, last, sum(depths), device="cpu", dtype=torch.float32)
-    return [stage.tolist() for stage in rates.split(depths)]
+    count = sum(depths)
+    steps = max(count - 1, 1)
+    last = _float32(last)
+    step = _float32(last / steps)
+    rates = iter(
+        _float32(step * i if i < count // 2 else last - step * (steps - i)) for i in range(count)
+    )
+    return [list(itertools.islice(rates, depth)) for depth in depths]
+
+
+def _float32(number: float) -> float:
+    return ctypes.c_float(number).value
 
 
 class Trunk(nn.Module):
@@ -487,10 +502,17 @@ def _norm_name(position: int) -> str:
     return "norm_stem" if position == 0 else f"norm{position - 1}"
 
 
+def draw_weight(weight: Tensor) -> None:
+    """Set the weight of a convolution or linear layer to its initial values, of which it has none
+    under torch's FakeTensorMode; trunc_normal_ would look at them."""
+    if not isinstance(weight, FakeTensor):
+        nn.init.trunc_normal_(weight, std=0.02)
+
+
 def _init_weights(layer: nn.Module) -> None:
     """The official initial values: all layers' but those of a classifier's head, which it scales."""
     if isinstance(layer, (nn.Conv2d, nn.Linear)):
-        nn.init.trunc_normal_(layer.weight, std=0.02)
+        draw_weight(layer.weight)
         nn.init.zeros_(layer.bias)
     elif isinstance(layer, (nn.LayerNorm, GRN, Block)):
         layer.reset_parameters()

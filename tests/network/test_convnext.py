@@ -7,14 +7,23 @@ import pytest
 import torch
 from randomness import random_images, randomised, relative_difference
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from convnext_backbones import GRN, Block, ConvNeXt, ConvNeXtV2, LayerNorm2d, create_backbone
+from convnext_backbones import (
+    GRN,
+    Block,
+    ConvNeXt,
+    ConvNeXtV2,
+    LayerNorm2d,
+    create_backbone,
+    create_classifier,
+)
 from convnext_backbones.errors import UserError
-from convnext_backbones.network.convnext import DropPath
+from convnext_backbones.network.convnext import DropPath, drop_path_rates
 
 VERSIONS = [ConvNeXt, ConvNeXtV2]
 SMALL = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
@@ -588,6 +597,37 @@ def test_unknown_options_name_the_nearest_valid_one(version, option, message):
         version(SMALL, **{option: 1})
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 12, 14, 18, 36, 61])
+def test_drop_path_rates_are_the_numbers_of_linspace(count):
+    for last in [i / 20 for i in range(21)] + torch.rand(200, dtype=torch.float64).tolist():
+        depths = (count,) if count < 3 else (1, count - 2, 1)
+        expected = torch.linspace(0, last, count, dtype=torch.float32).split(depths)
+        assert drop_path_rates(last, depths) == [stage.tolist() for stage in expected]
+
+
+@pytest.mark.parametrize(
+    "mode", [FakeTensorMode, lambda: torch.device("meta")], ids=["fake", "meta"]
+)
+@pytest.mark.parametrize("name", ["convnext_atto", "convnextv2_atto"])
+def test_models_are_built_and_run_without_numbers(name, mode):
+    images = (2, 3, 320, 320)  # where the fast path runs
+    with mode():
+        for options in ({}, dict(out_features=("stem", "stage2")), dict(out_indices=(0, 3))):
+            model = create_backbone(name, drop_path_rate=0.3, **options)
+            maps = model.train()(torch.empty(images))
+            assert [x.shape for x in maps] == [
+                (2, channels, 320 // stride, 320 // stride)
+                for channels, stride in zip(model.channels, model.strides, strict=True)
+            ]
+            sum(x.sum() for x in maps).backward()
+            assert all(p.grad.shape == p.shape for p in model.parameters())
+        classifier = create_classifier(name, drop_path_rate=0.3, num_classes=5)
+        assert classifier(torch.empty(images)).shape == (2, 5)
+    built = create_backbone(name, drop_path_rate=0.3, out_indices=(0, 3))
+    assert model.state_dict().keys() == built.state_dict().keys()
+    assert str(model) == str(built)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_all_unknown_options_are_refused_at_once_each_with_what_to_write(version):
     given = dict(depth=50, norm_eval=True, in_chans=3, frozen_stage=1, num_labels=3, arch=SMALL)
@@ -607,3 +647,11 @@ def test_create_backbone_takes_a_full_name_and_refuses_others():
         create_backbone("convnextv2_tinyy")
     with pytest.raises(ValueError, match="unknown arch 'huge' for ConvNeXt V1"):
         ConvNeXt("huge")
+
+
+@pytest.mark.parametrize("name", ["out_features", "out_indices", "channels", "strides"])
+def test_the_selection_cannot_be_changed_in_silence(name):
+    model = ConvNeXt({"depths": (1, 1), "dims": (8, 16)}, out_indices=(0, 1))
+    with pytest.raises(AttributeError, match=name):
+        setattr(model, name, ("stage1",))
+    assert model.out_features == ("stage1", "stage2")
