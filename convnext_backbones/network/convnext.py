@@ -362,9 +362,14 @@ class Trunk(nn.Module):
         """(N, in_channels, H, W) images to the maps of the stem and of every built stage."""
         if isinstance(image_sizes, Proxy):  # torch.fx traces arguments that were left out, too
             images, image_sizes = refuse_in_graph(images, "image_sizes", image_sizes), None
-        stem = self.downsample_layers[0][0]
-        self._check_images(images, stem.in_channels, stem.weight.dtype)
+        if (first := self.first_layer()) is not None:
+            self._check_images(images, first.in_channels, first.weight.dtype)
         return self._maps(images, self._masks(images, image_sizes))
+
+    def first_layer(self) -> nn.Conv2d | None:
+        """The stem's convolution, in whatever wraps it; None where another kind of layer replaces it."""
+        layers = self.downsample_layers[0].modules()
+        return next((layer for layer in layers if isinstance(layer, nn.Conv2d)), None)
 
     def _check_images(self, images: Tensor, channels: int, dtype: torch.dtype) -> None:
         check_images(images, channels, dtype, smallest=self.feature_strides[len(self.stages)])

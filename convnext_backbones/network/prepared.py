@@ -118,9 +118,11 @@ def _device(module: nn.Module) -> torch.device:
 
 def _prepare(trunk: Trunk, dtype: torch.dtype, compile: bool, capture: bool) -> None:
     """Make a trunk in evaluation mode, whose parameters need no gradients, a prepared one."""
-    stem = trunk.downsample_layers[0][0]
-    kernel = compile and stem.weight.device.type == "cpu" and dtype == torch.bfloat16
-    plan = _Plan(stem.in_channels, stem.weight.dtype, dtype, compile, kernel, capture).checked()
+    first = trunk.first_layer()
+    channels = None if first is None else first.in_channels
+    weight = next(trunk.parameters()) if first is None else first.weight
+    kernel = compile and weight.device.type == "cpu" and dtype == torch.bfloat16
+    plan = _Plan(channels, weight.dtype, dtype, compile, kernel, capture).checked()
     _prepare_layers(trunk, plan)
     trunk.__class__ = prepared_class(type(trunk))
     trunk._begin(plan)
@@ -129,7 +131,7 @@ def _prepare(trunk: Trunk, dtype: torch.dtype, compile: bool, capture: bool) -> 
 class _Plan(NamedTuple):
     """What a prepared network takes, and how it computes."""
 
-    in_channels: int
+    in_channels: int | None  # of the stem's convolution, if it has one
     outside: torch.dtype  # of the images that it takes and the maps that it gives
     dtype: torch.dtype  # of the arithmetic
     compile: bool
@@ -234,7 +236,8 @@ class _Prepared:
             )
         channels, outside, dtype, *_ = self._plan
         in_arithmetic = isinstance(images, Tensor) and images.dtype == dtype
-        self._check_images(images, channels, dtype if in_arithmetic else outside)
+        if channels is not None:
+            self._check_images(images, channels, dtype if in_arithmetic else outside)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             if image_sizes is None:
                 maps = self._run(images)

@@ -267,6 +267,42 @@ def test_a_block_or_a_stage_is_left_out_by_an_identity(version, sizes):
     assert_close(prepared(images(), *sizes), model(images(), *sizes), 1e-5)
 
 
+class Patches(nn.Module):
+    """A stem without a convolution."""
+
+    def forward(self, x):
+        return nn.functional.avg_pool2d(x, 4).repeat(1, 4, 1, 1)[:, :8]
+
+
+@pytest.mark.parametrize(
+    "stem",
+    [
+        checkpoint_wrapper,
+        lambda stem: torch.compile(stem, backend="eager"),
+        lambda stem: randomised(nn.Conv2d(3, 8, 4, 4)),
+        lambda stem: nn.Sequential(nn.Sequential(stem[0], nn.BatchNorm2d(8)), nn.GELU()),
+        lambda stem: Patches(),
+    ],
+    ids=["checkpointed", "compiled", "convolution", "nested", "pooling"],
+)
+@VERSIONS
+def test_any_module_that_gives_a_map_stands_in_the_place_of_the_stem(version, stem):
+    model = small(version)
+    model.downsample_layers[0] = stem(model.downsample_layers[0])
+    model.eval()
+    first = model.downsample_layers[0](images())
+    seen = []
+    model.stages[0].register_forward_pre_hook(lambda stage, given: seen.append(given[0]))
+    maps = model(images())
+    assert torch.equal(seen[0], first)
+    prepared = prepare_for_inference(model, torch.float32)
+    assert_close(prepared(images()), maps, 1e-5)
+    if not isinstance(model.downsample_layers[0], Patches):
+        for network in (model, prepared):
+            with pytest.raises(ValueError, match=r"4 channels .*in_channels=3"):
+                network(torch.zeros(1, 4, 64, 64))
+
+
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize(
     ("name", "dim"), [("stages.1.1", 16), ("stages.2", 24), ("downsample_layers.1", 16)]

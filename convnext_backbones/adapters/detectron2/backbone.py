@@ -113,7 +113,7 @@ class _Traced(Backbone):
 
     def __init__(self, backbone):
         super().__init__()
-        weight = backbone.downsample_layers[0][0].weight
+        weight = backbone.first_layer().weight
         side = 2 * backbone.strides[-1]
         images = weight.new_zeros(1, weight.shape[1], side, side)
         self.network = torch.jit.trace(backbone, images, strict=False)  # strict refuses a dict
