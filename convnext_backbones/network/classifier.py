@@ -91,7 +91,7 @@ class ConvNeXtClassifier(Trunk):
         self._reset_head()
 
     def _reset_head(self) -> None:
-        if self.num_classes:
+        if isinstance(self.head, nn.Linear):
             draw_weight(self.head.weight)
             nn.init.zeros_(self.head.bias)
             with torch.no_grad():
@@ -114,7 +114,9 @@ class ConvNeXtClassifier(Trunk):
             return refuse_in_graph(logits, "labels", labels)
         if labels is None:
             return logits
-        return LossAndLogits(classification_loss(logits, labels, self.num_classes), logits)
+        has_head = not isinstance(self.head, nn.Identity)
+        num_classes = logits.shape[-1] if has_head else 0  # of a head that was replaced, too
+        return LossAndLogits(classification_loss(logits, labels, num_classes), logits)
 
 
 def classification_loss(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -407,8 +407,8 @@ class ConvNeXt(Trunk):
         with_cp: recompute each block in the backward pass instead of keeping its activations.
 
     Attributes:
-        out_features, out_indices, channels, strides: of the returned maps, in order. out_indices
-            holds None for the stem.
+        out_features, out_indices, channels, strides: of the returned maps, in order; they follow
+            from the selection and cannot be set. out_indices holds None for the stem.
 
     Stages after the last selected one are not built, so that every parameter has a gradient.
     Source of network and initialisation: facebookresearch/ConvNeXt, models/convnext.py.
@@ -450,11 +450,6 @@ class ConvNeXt(Trunk):
             layer_scale_init_value=layer_scale_init_value,
             with_cp=with_cp,
         )
-        feature_channels = (dims[0], *dims)
-        self.out_features = selected
-        self.out_indices = tuple(p - 1 if p > 0 else None for p in positions)
-        self.channels = tuple(feature_channels[p] for p in positions)
-        self.strides = tuple(self.feature_strides[p] for p in positions)
         self._positions = tuple(positions)
         if output_norm:
             for position, channels in zip(positions, self.channels, strict=True):
@@ -463,6 +458,23 @@ class ConvNeXt(Trunk):
         check_frozen_stages(frozen_stages, len(depths))
         self.frozen_stages = frozen_stages
         self._freeze()
+
+    @property
+    def out_features(self) -> tuple[str, ...]:
+        names = feature_names(len(self.depths))
+        return tuple(names[p] for p in self._positions)
+
+    @property
+    def out_indices(self) -> tuple[int | None, ...]:
+        return tuple(p - 1 if p > 0 else None for p in self._positions)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return tuple((self.dims[0], *self.dims)[p] for p in self._positions)
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return tuple(self.feature_strides[p] for p in self._positions)
 
     def forward(self, images: Tensor, image_sizes: Sizes | None = None) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) to one (N, C_i, H // s_i, W // s_i) map per selected feature.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from randomness import random_images, randomised, relative_difference
+from torch import nn
 from torch.nn import functional as F
 
 from convnext_backbones import ConvNeXtClassifier, create_classifier
@@ -206,3 +207,17 @@ def test_create_classifier_takes_a_full_name_and_refuses_others():
     assert (model.version, model.head.out_features) == (2, 7)
     with pytest.raises(ValueError, match="did you mean 'convnext_atto'"):
         create_classifier("convnext_ato")
+
+
+@pytest.mark.parametrize("num_classes", [0, 1, 3])
+def test_the_loss_is_that_of_a_replaced_head(num_classes):
+    arch = {"depths": (1, 1), "dims": (8, 16)}
+    model = ConvNeXtClassifier(arch, version=1, num_classes=num_classes)
+    model.head = nn.Linear(16, 7)
+    images, labels = random_images(2, 3, 32, 32), torch.tensor([6, 1])
+    loss, logits = model(images, labels)
+    assert torch.equal(loss, nn.functional.cross_entropy(logits, labels))
+    model.head = nn.Identity()
+    with pytest.raises(ValueError, match="no head"):
+        model(images, labels)
+    model.reset_parameters()
