@@ -49,6 +49,14 @@ class QuietRunner(Runner):
     """MMEngine's runner, with a console that leaves out what is in the log file anyway, and with
     several processes on CPUs."""
 
+    def build_model(self, model):
+        try:
+            return super().build_model(model)
+        except UserError:
+            raise
+        except (*CONFIG_ERRORS, AssertionError) as error:  # what the parts that a config names refuse
+            raise UserError(f"the model of this config cannot be built: {error}") from error
+
     def wrap_model(self, model_wrapper_cfg, model):
         if self.distributed and not torch.cuda.is_available():
             return MMDistributedDataParallel(model, broadcast_buffers=False)

@@ -50,3 +50,27 @@ def test_an_override_that_is_none_is_refused(pairs):
 def test_an_override_that_does_not_fit_the_config_is_refused():
     with pytest.raises(UserError, match=r"--cfg-options do not fit .*coco_mask_rcnn"):
         run.load_config(CONFIG, options={"param_scheduler.9.end": 1})
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (
+            "model.backbone.out_indices=(9,)",
+            r"cannot be built: .*out_indices holds 9; valid: -4\.\.3",
+        ),
+        (
+            "model.backbone.arch=tinny",
+            r"cannot be built: .*unknown arch 'tinny'.*did you mean 'tiny'",
+        ),
+        ("model.backbone.depth=50", r"depth"),
+        ("model.neck.num_outs=1", r"cannot be built"),
+        ("model.roi_head.type=NoHead", r"cannot be built: .*NoHead"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(option, words):
+    cfg = run.load_config(CONFIG, options=run.overrides(Namespace(cfg_options=[option])))
+    run.init_default_scope(cfg.default_scope)
+    runner = object.__new__(run.QuietRunner)  # without data, log and work directory
+    with pytest.raises(UserError, match=words):
+        runner.build_model(cfg.model)
