@@ -54,7 +54,7 @@ class QuietRunner(Runner):
             return super().build_model(model)
         except UserError:
             raise
-        except (*CONFIG_ERRORS, AssertionError) as error:  # what the parts that a config names refuse
+        except (*CONFIG_ERRORS, AssertionError) as error:  # of the parts that a config names
             raise UserError(f"the model of this config cannot be built: {error}") from error
 
     def wrap_model(self, model_wrapper_cfg, model):
