@@ -23,7 +23,8 @@ from convnext_backbones import (
     create_classifier,
 )
 from convnext_backbones.errors import UserError
-from convnext_backbones.network.convnext import DropPath, drop_path_rates
+from convnext_backbones.network.convnext import DropPath
+from convnext_backbones.network.geometry import drop_path_rates
 
 VERSIONS = [ConvNeXt, ConvNeXtV2]
 SMALL = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}
