@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..kernels import dispatch
 from ..kernels.grn import wide_dtype
+from ..kernels.steps import norm_is_wide
 from .geometry import drop_path_rates, strides_and_dilations
 from .padding import Sizes, inside_masks
 from .refusals import (
@@ -44,7 +45,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     On a CPU, torch sums the gradients of weight and bias in the data type of x. In bfloat16 they come to
     rest after a few hundred positions: half of a gradient is lost at 320x320 pixels. So x is float32 there.
     """
-    if x.dtype == torch.bfloat16 and x.device.type == "cpu" and torch.is_grad_enabled():
+    if norm_is_wide(x) and torch.is_grad_enabled():
         y = F.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), eps)
         return y.to(x.dtype)
     return F.layer_norm(x, weight.shape, weight, bias, eps)

@@ -1,5 +1,6 @@
 """What the hosts have in common before a run: configs, data, devices, consoles, checkpoints."""
 
+import contextlib
 import difflib
 import logging
 import warnings
@@ -8,7 +9,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import OptionError, UserError
+
+# What a config that is wrong raises in the callables that it names.
+CONFIG_ERRORS = (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError)
 
 # How the files of a data set lie, by its kind.
 LAYOUTS = {
@@ -52,6 +56,17 @@ def existing_config(path: str) -> Path:
     names = here or [name for name in shipped if not name.endswith(".py")]
     near = difflib.get_close_matches(str(path), names, n=5, cutoff=0.0)
     raise UserError(f"there is no config {path}; near it: {', '.join(near) or 'none'}")
+
+
+@contextlib.contextmanager
+def refused(part: str):
+    """A UserError for what the callables that a config names refuse; `part` of it is being built."""
+    try:
+        yield
+    except CONFIG_ERRORS as error:
+        if isinstance(error, UserError) and not isinstance(error, OptionError):
+            raise
+        raise UserError(f"the {part} of this config cannot be built: {error}") from error
 
 
 def print_changes(option: str, lines: Iterable[str]) -> None:

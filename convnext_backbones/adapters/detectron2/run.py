@@ -38,7 +38,7 @@ from PIL import Image
 from torch.multiprocessing import ProcessExitedException
 
 from ...checkpoints import read_checkpoint
-from ...errors import OptionError, UserError, exit_with_sentence
+from ...errors import UserError, exit_with_sentence
 from ...network.variants import nearest
 from ...runs import preparation
 from ...runs.host import Entry, Example
@@ -191,20 +191,9 @@ def set_up(run: Run, args) -> None:
     default_setup(run.cfg, args)
 
 
-@contextlib.contextmanager
-def _refused(part: str):
-    """A UserError for what the callables that a config names refuse."""
-    try:
-        yield
-    except (TypeError, ValueError, KeyError, AssertionError) as error:
-        if isinstance(error, UserError) and not isinstance(error, OptionError):
-            raise
-        raise UserError(f"the {part} of this config cannot be built: {error}") from error
-
-
 def build(run: Run) -> torch.nn.Module:
     """The model on the config's device; UserError when the config asks for what its parts refuse."""
-    with _refused("model"):
+    with preparation.refused("model"):
         return run.build_model()
 
 
@@ -212,9 +201,9 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
     """Train, evaluate and save as the config says; returns the model, on every process."""
     settings = run.settings
     model = build(run)
-    with _refused("training data"):
+    with preparation.refused("training data"):
         loader = run.build_train_loader()
-    with _refused("optimizer"):
+    with preparation.refused("optimizer"):
         optimizer = run.build_optimizer(model)
         scheduler = run.build_lr_scheduler(optimizer)
     rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]

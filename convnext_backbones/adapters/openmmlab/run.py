@@ -41,21 +41,14 @@ TALKATIVE = (
     '"FileClient"', '"HardDiskBackend"',
 )  # fmt: skip
 
-# What an override ends in that does not fit the config.
-CONFIG_ERRORS = (KeyError, IndexError, ValueError, TypeError, AttributeError)
-
 
 class QuietRunner(Runner):
     """MMEngine's runner, with a console that leaves out what is in the log file anyway, and with
     several processes on CPUs."""
 
     def build_model(self, model):
-        try:
+        with preparation.refused("model"):
             return super().build_model(model)
-        except UserError:
-            raise
-        except (*CONFIG_ERRORS, AssertionError) as error:  # of the parts that a config names
-            raise UserError(f"the model of this config cannot be built: {error}") from error
 
     def wrap_model(self, model_wrapper_cfg, model):
         if self.distributed and not torch.cuda.is_available():
@@ -126,7 +119,7 @@ def load_config(
         preparation.print_changes("--shrink", shrink_backbone(cfg))
     try:
         cfg.merge_from_dict(options or {})
-    except CONFIG_ERRORS as error:
+    except preparation.CONFIG_ERRORS as error:
         raise UserError(f"--cfg-options do not fit {path}: {error}") from error
     return cfg
 
