@@ -12,6 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -90,10 +91,22 @@ def _work(host_name: str, args: Namespace, config) -> None:
         metrics = host.evaluate(config, checkpoint)
         if host.is_main_process():
             report.print_metrics(report.metrics_of(metrics), checkpoint)
-        return
-    trained = host.train(config, resume=args.resume)
-    if host.is_main_process():
-        finish(host, config, trained)
+    else:
+        trained = host.train(config, resume=args.resume)
+        if host.is_main_process():
+            finish(host, config, trained)
+    leave_group()
+
+
+def leave_group() -> None:
+    """Wait for the other processes of a group, and end this one's part in it.
+
+    A process that goes straight on to the interpreter's end can be aborted by gloo's threads, which may
+    still hold tensors of the last exchange; a run that succeeded would then be reported as failed.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def finish(host: Host, config, trained) -> None:
