@@ -1,6 +1,7 @@
 """What this package changes in MMEngine, for this process, and how to take it back.
 
     SAFE_READING.apply()    applied when the adapter is imported
+    COCO_CLASSES.apply()    applied when the adapter is imported
     SIZE_NOTES.apply()      applied when a backbone is built with ignore_padding=True
     SAFE_READING.undo()     puts back what was there; `with SAFE_READING:` does both
 
@@ -8,10 +9,19 @@
 (checkpoints.py). A checkpoint is named in configs, on the command line and by resuming, all of which end
 in CheckpointLoader; there is no option for another reader than its table of schemes.
 
+**COCO_CLASSES**: MMDetection numbers COCO's categories in the order of the JSON, whatever the order of a
+config's classes: names are swapped in silence (coco_classes.py). MMDetection is not imported for it, as
+MMSegmentation runs without; the first of its data sets or metrics that is built brings the change.
+
 **SIZE_NOTES**: a model gives its backbone the padded batch alone, and GRN needs the images' sizes. The
 data preprocessor knows both (padding.py). No hook of MMEngine lies between it and the model.
 """
 
+import functools
+import sys
+
+from mmengine.dataset import BaseDataset
+from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseDataPreprocessor
 from mmengine.runner import CheckpointLoader
 
@@ -30,5 +40,29 @@ def _reading(prefix: str) -> Patch:
     )
 
 
+def _with_classes_by_name(init):
+    """An __init__ of a base class, which first changes MMDetection if a class of it is built."""
+
+    @functools.wraps(init)
+    def __init__(self, *args, **kwargs):  # noqa: N807
+        if any(cls.__module__.startswith("mmdet.") for cls in type(self).__mro__):
+            from .coco_classes import BY_NAME
+
+            BY_NAME.apply()
+        init(self, *args, **kwargs)
+
+    return __init__
+
+
+class _CocoClasses(Patches):
+    def undo(self) -> bool:
+        """Put back what was there, in MMDetection too where it was changed."""
+        mmdet = sys.modules.get(f"{__package__}.coco_classes")
+        return all([super().undo(), mmdet is None or mmdet.BY_NAME.undo()])
+
+
 SAFE_READING = Patches(_reading(prefix) for prefix in ("", "http://", "https://"))
+COCO_CLASSES = _CocoClasses(
+    patched_attribute(base, "__init__", _with_classes_by_name) for base in (BaseDataset, BaseMetric)
+)
 SIZE_NOTES = patched_attribute(BaseDataPreprocessor, "__call__", noting_sizes)
