@@ -1,7 +1,9 @@
 """Errors that a user can cause and mend: one sentence, no stack trace in the command-line tools."""
 
 import contextlib
+import re
 import sys
+import traceback
 
 
 class UserError(ValueError):
@@ -16,11 +18,43 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read, found or fitted; the message names file and cause."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A run that a signal ended; the message says what was saved and how to go on."""
+
+    def __init__(self, message: str, signal: int):
+        super().__init__(message)
+        self.signal = signal
+
+    @property
+    def status(self) -> int:
+        """The exit status, as shells count it: 130 after Ctrl-C, 143 after SIGTERM."""
+        return 128 + self.signal
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """What a user is told of an error: its sentence, or that of the UserError which caused it, also in
+    a worker process of a DataLoader, whose trace torch puts before it; None where no user caused it."""
+    while error is not None and not isinstance(error, UserError):
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            return f"{error.filename}: {error.strerror}"
+        error = error.__cause__
+    if error is None:
+        return None
+    return re.sub(
+        r"(?s)^Caught \w+ in DataLoader worker.*\n(?:\w+\.)+\w+: ", "", str(error)
+    ).strip()
+
+
 @contextlib.contextmanager
-def exit_with_sentence():
-    """Turn a UserError into its sentence on stderr and exit status 2; around a tool's main()."""
+def exit_with_sentence(debug: bool = False):
+    """Turn what a user can mend into its sentence on stderr and exit status 2; around a tool's main().
+    With debug the stack trace comes before it."""
     try:
         yield
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        print(f"error: {sentence}", file=sys.stderr)
         sys.exit(2)

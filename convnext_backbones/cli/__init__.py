@@ -19,6 +19,8 @@ import math
 import os
 import shlex
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -89,26 +91,56 @@ def _known(name: str) -> str:
 def run(module: str, argv: Sequence[str] | None = None) -> int:
     """Run a command's main, and return its exit status.
 
-    What a user can mend ends in a sentence on stderr and status 2, an interruption in status 130;
-    output that nobody reads any more (`| head`) ends the command quietly.
+    What a user can mend ends in a sentence on stderr and status 2, an interruption in status 130 (SIGTERM:
+    143); output that nobody reads any more (`| head`) ends the command quietly. Any other error is a fault
+    of ours or of a framework: it ends in a sentence and status 1, its trace is kept in a file. With --debug
+    every error shows its trace.
     """
+    debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
-        with exit_with_sentence():
+        with exit_with_sentence(debug):
             status = importlib.import_module(f".{module}", __name__).main(argv)
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
+    except KeyboardInterrupt as error:
+        if debug:
+            traceback.print_exc()
+        print(str(error) or "interrupted", file=sys.stderr)
+        return getattr(error, "status", 130)  # of errors.Stopped
+    except BrokenPipeError as error:
         if not _stdout_is_closed():
-            raise
+            return _unexpected(error, debug)
         return 1
     except ImportError as error:
         if (sentence := _what_to_install(error)) is None:
-            raise
+            return _unexpected(error, debug)
+        if debug:
+            traceback.print_exc()
         print(f"error: {sentence}", file=sys.stderr)
         return 2
+    except Exception as error:
+        return _unexpected(error, debug)
     return status or 0
+
+
+def _unexpected(error: Exception, debug: bool) -> int:
+    """The end of a command by an error that nobody foresaw, which has to stay reportable."""
+    trace = "".join(traceback.format_exception(error))
+    what = "".join(traceback.format_exception_only(error)).strip()
+    if debug:
+        print(f"{trace}\nan unexpected error: please report it with these lines", file=sys.stderr)
+        return 1
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="convnext-backbones-", suffix=".txt", delete=False
+    ) as file:
+        file.write(f"{shlex.join(sys.argv)}\n\n{trace}")
+    print(
+        f"an unexpected error, in {place.filename}, line {place.lineno}: {what}\n"
+        f"If nothing in your config or data explains it, please report it with {file.name}, which holds "
+        "its stack trace; --debug shows that here",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _stdout_is_closed() -> bool:
@@ -136,13 +168,16 @@ def _what_to_install(error: ImportError) -> str | None:
 
 
 def make_parser(command: str, description: str, **options) -> argparse.ArgumentParser:
-    """A command's parser, named as the user called it; the description keeps its lines."""
-    return argparse.ArgumentParser(
+    """A command's parser, named as the user called it, with --debug, which `run` reads; the description
+    keeps its lines."""
+    parser = argparse.ArgumentParser(
         prog=called_as(command),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **options,
     )
+    parser.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    return parser
 
 
 def number(kind: type, least: float, most: float = math.inf) -> Callable[[str], int | float]:

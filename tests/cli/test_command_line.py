@@ -10,10 +10,11 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 import convnext_backbones
 from convnext_backbones import cli
-from convnext_backbones.errors import UserError
+from convnext_backbones.errors import OptionError, Stopped, UserError
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "torchvision", "numpy", "PIL", "matplotlib", "mmengine", "mmcv", "mmdet", "mmseg",
@@ -168,13 +169,76 @@ def test_an_adapters_own_sentence_is_kept_and_the_cause_of_a_broken_library_told
     assert "pip install mmengine (libGL.so.1: cannot open" in ended(cli.main, ["trial"])[1]
 
 
-def test_a_fault_of_ours_is_not_taken_for_a_users(command):
-    command(raising(ImportError("cannot import name", name="convnext_backbones.network")))
-    with pytest.raises(ImportError):
-        cli.main(["trial"])
-    command(raising(BrokenPipeError("a socket of a run")))
-    with pytest.raises(BrokenPipeError):
-        cli.main(["trial"])
+@pytest.mark.parametrize(
+    "fault",
+    [ImportError("cannot import name", name="convnext_backbones.network"),
+     BrokenPipeError("a socket of a run"), KeyError("mask"), RuntimeError("two\nlines")],
+)  # fmt: skip
+def test_a_fault_of_ours_is_not_taken_for_a_users_and_can_be_reported(command, fault):
+    command(raising(fault))
+    status, printed = ended(cli.main, ["trial"])
+    assert status == 1
+    assert f"{type(fault).__name__}: {fault}" in printed
+    assert "Traceback" not in printed
+    kept = Path(re.search(r"please report it with (\S+\.txt)", printed)[1])
+    assert "Traceback" in kept.read_text()
+    kept.unlink()
+    status, printed = ended(cli.main, ["trial", "--debug"])
+    assert status == 1
+    assert "Traceback" in printed
+    assert "please report it" in printed
+
+
+def test_debug_shows_the_trace_of_a_mistake(command):
+    command(raising(UserError("this came")))
+    status, printed = ended(cli.main, ["trial", "--debug"])
+    assert status == 2
+    assert printed.startswith("Traceback")
+    assert printed.endswith("error: this came\n")
+
+
+def test_the_end_of_a_stopped_run_says_how_to_go_on(command):
+    command(raising(Stopped("saved; go on with --resume", signal=15)))
+    assert ended(cli.main, ["trial"]) == (143, "saved; go on with --resume\n")
+
+
+class Refusing(Dataset):
+    """Of the readers of pictures: its sentence has to come out of a worker process."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise self.error
+
+
+@pytest.mark.parametrize("kind", [UserError, OptionError])
+def test_a_mistake_in_a_data_worker_arrives_as_its_sentence(command, kind):
+    def main(argv):
+        dataset = Refusing()
+        dataset.error = kind("a.jpg: is empty\nDownload it again")
+        next(iter(DataLoader(dataset, num_workers=1)))
+
+    command(main)
+    assert ended(cli.main, ["trial"]) == (2, "error: a.jpg: is empty\nDownload it again\n")
+
+
+def test_a_mistake_below_another_error_is_told(command):
+    def main(argv):
+        try:
+            raise UserError("the cause")
+        except UserError as error:
+            raise RuntimeError("a framework's wrapping") from error
+
+    command(main)
+    assert ended(cli.main, ["trial"]) == (2, "error: the cause\n")
+
+
+def test_a_file_that_the_system_refuses_is_named(command, tmp_path):
+    command(lambda argv: (tmp_path / "file" / "below").mkdir())
+    (tmp_path / "file").touch()
+    sentence = f"error: {tmp_path}/file/below: Not a directory\n"
+    assert ended(cli.main, ["trial"]) == (2, sentence)
 
 
 def test_output_that_nobody_reads_ends_the_command_quietly():
