@@ -36,6 +36,7 @@ from .backbone import (
 )
 from .data import SemSegMapper, load_label_map, register_data_sets
 from .optimizer import layer_decay_groups
+from .own_data import register_coco, register_label_maps
 from .patches import READING, STOCK_TRAINER
 from .trainer import RecipeTrainer
 from .yaml_keys import add_convnext_config, add_training_config
@@ -52,7 +53,9 @@ __all__ = [
     "build_retinanet_convnext_fpn_backbone",
     "layer_decay_groups",
     "load_label_map",
+    "register_coco",
     "register_data_sets",
+    "register_label_maps",
 ]
 
 READING.apply()
