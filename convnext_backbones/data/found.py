@@ -26,10 +26,11 @@ class Split:
     images: the folder to which the pictures' names are relative.
     annotations: the COCO JSON file, or the folder of the label maps; None where keep() has yet to write it.
     count: how many pictures with labels; objects: how many boxes, 0 for label maps.
-    listing: label maps only: a text file with the path of a picture and its label map below their
-        folders a line, without the suffixes; None where the split is all of the folder.
-    suffixes: label maps only: what stands behind a name of the listing, or behind what a picture and its
-        label map have in common, e.g. (".jpg", "_mask.png").
+    listing: label maps only: a text file with one name a line, a picture's path below `images` without
+        the suffix, which is its label map's below `annotations` too; None where the split is the whole
+        folder.
+    suffixes: label maps only: what follows a name in the picture's and in the label map's path, e.g.
+        (".jpg", "_mask.png").
     """
 
     name: str
