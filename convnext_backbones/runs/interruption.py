@@ -7,6 +7,7 @@ with Interruption() as interruption:
         raise interruption.stopped("saved FILE; go on with --resume")
 """
 
+import os
 import signal
 import sys
 import threading
@@ -25,6 +26,7 @@ class Interruption:
 
     def __init__(self):
         self.signal: int | None = None
+        self._process = os.getpid()
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Interruption":
@@ -38,6 +40,10 @@ class Interruption:
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a data loader's worker has inherited the handler
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return  # Ctrl-C reaches it too; it feeds the step that is under way
         if self.signal is not None:
             raise self.stopped("stopped at once: what was not saved before is lost")
         self.signal = number

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import logging
+import sys
 import warnings
 from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from pathlib import Path
@@ -122,7 +123,8 @@ def shorten_console(loggers: Iterable[logging.Logger], talkative: tuple[str, ...
     keep it."""
     for logger in loggers:
         for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
+            # Detectron2's log file is a plain stream too
+            if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
                 handler.addFilter(lambda record: not record.getMessage().startswith(talkative))
 
 

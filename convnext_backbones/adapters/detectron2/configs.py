@@ -4,6 +4,7 @@ A LazyConfig is a program: loading one executes it. YAML is read without executi
 """
 
 import inspect
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from ...errors import UserError
 from ...network.variants import nearest
 from ...runs.preparation import existing_config, print_changes
 from ...runs.sample import ensure_sample_data
-from . import data, optimizer
+from . import data, optimizer, own_data
 from .sample import shrink_backbone, use_sample
 from .yaml_keys import add_convnext_config
 
@@ -45,6 +46,9 @@ class YamlRun:
     """A YAML config (CfgNode) and what a run of it consists of, over `processes` on all machines."""
 
     processes = 1
+    LEARNING_RATE, WARM_UP = "SOLVER.BASE_LR", "SOLVER.WARMUP_ITERS"
+    IGNORE_KEY = "MODEL.SEM_SEG_HEAD.IGNORE_VALUE"
+    MASK_FORMAT_KEY = "INPUT.MASK_FORMAT"
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
@@ -73,13 +77,49 @@ class YamlRun:
         cfg.MODEL.DEVICE = device or cfg.MODEL.DEVICE
         cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED if amp is None else amp
 
+    @property
+    def registered(self) -> list:
+        """The data sets that the config registers, as own_data writes them."""
+        return self.cfg.DATASETS.REGISTER
+
+    @registered.setter
+    def registered(self, entries: list[dict]) -> None:
+        self.cfg.DATASETS.REGISTER = entries
+
     def override(self, option: str) -> None:
         key, value = option.split("=", 1)
+        if key == "DATASETS.REGISTER":
+            self.registered = own_data.parsed(value)
+            return
         _check_yaml_key(self.cfg, key)
         try:
             self.cfg.merge_from_list([key, value])
         except ValueError as error:  # a value of another type
             raise UserError(f"{option}: {error}") from error
+
+    def class_counts(self) -> list[tuple[str, int, bool]]:
+        """Each key that counts the model's classes, its value, and whether it may count stuff."""
+        model, kind = self.cfg.MODEL, self.cfg.MODEL.META_ARCHITECTURE
+        heads = {"GeneralizedRCNN": ["ROI_HEADS"], "RetinaNet": ["RETINANET"],
+                 "SemanticSegmentor": ["SEM_SEG_HEAD"],
+                 "PanopticFPN": ["ROI_HEADS", "SEM_SEG_HEAD"]}.get(kind, [])  # fmt: skip
+        return [
+            (f"MODEL.{head}.NUM_CLASSES", model[head].NUM_CLASSES, head == "SEM_SEG_HEAD")
+            for head in heads
+        ]
+
+    def without_masks(self) -> str | None:
+        """The key=value that leaves out the mask head; None where there is none."""
+        model = self.cfg.MODEL
+        of_boxes = model.META_ARCHITECTURE in ("GeneralizedRCNN", "PanopticFPN")
+        return "MODEL.MASK_ON=False" if of_boxes and model.MASK_ON else None
+
+    def get(self, key: str):
+        """The value of a key; None where there is none."""
+        node = self.cfg
+        for name in key.split("."):
+            node = node.get(name) if isinstance(node, CfgNode) else None
+        return node
 
     def build_model(self) -> torch.nn.Module:
         return build_model(self.cfg)
@@ -107,6 +147,9 @@ class LazyRun:
     """A LazyConfig and what a run of it consists of, over `processes` on all machines."""
 
     processes = 1
+    LEARNING_RATE, WARM_UP = "optimizer.lr", "lr_multiplier.warmup_length"
+    IGNORE_KEY = "model.sem_seg_head.ignore_value"
+    MASK_FORMAT_KEY = "dataloader.train.mapper.instance_mask_format"
 
     def __init__(self, cfg: DictConfig):
         self.cfg = cfg
@@ -135,12 +178,43 @@ class LazyRun:
         train.device = device or train.device
         train.amp.enabled = train.amp.enabled if amp is None else amp
 
+    @property
+    def registered(self) -> list:
+        """The data sets that the config registers, as own_data writes them."""
+        return OmegaConf.to_container(self.cfg.dataloader.register)
+
+    @registered.setter
+    def registered(self, entries: list[dict]) -> None:
+        self.cfg.dataloader.register = entries
+
     def override(self, option: str) -> None:
-        _check_lazy_key(self.cfg, option.split("=", 1)[0])
+        key, value = option.split("=", 1)
+        if key == "dataloader.register":
+            self.registered = own_data.parsed(value)
+            return
+        _check_lazy_key(self.cfg, key)
         try:
             LazyConfig.apply_overrides(self.cfg, [option])
         except Exception as error:  # hydra's grammar has many errors of its own
             raise UserError(f"{option}: {str(error).splitlines()[0]}") from error
+
+    def class_counts(self) -> list[tuple[str, int, bool]]:
+        """Each key that counts the model's classes, its value, and whether it may count stuff."""
+        counts = _class_counts(self.cfg.model, "model")
+        return [
+            (key, count, "sem_seg" in key)
+            for key, count in counts
+            if not (key.endswith("mask_head.num_classes") and count == 1)  # one mask for all
+        ]
+
+    def without_masks(self) -> str | None:
+        """The key=value that leaves out the mask head; None where there is none."""
+        key = "model.roi_heads.mask_in_features"
+        return f"{key}=null" if self.get(key) is not None else None
+
+    def get(self, key: str):
+        """The value of a key; None where there is none."""
+        return OmegaConf.select(self.cfg, key)
 
     def build_model(self) -> torch.nn.Module:
         return instantiate(self.cfg.model).to(self.cfg.train.device)
@@ -177,12 +251,15 @@ def load_config(
     path: str, *, sample: bool = False, shrink: bool = False, options: list[str] | None = None
 ) -> Run:
     """The config at `path`, on the sample data or with a small backbone if asked, then with the
-    user's own key=value.
+    user's own key=value. import=FILE.py among them runs that file before the config is read.
 
     Raises:
         UserError: it is missing, cannot be read, has an unknown key, or is no config to train with.
     """
     file = existing_config(path)
+    for option in options or []:
+        if option.startswith("import="):
+            own_data.run_file(option.removeprefix("import="))
     if file.suffix not in (".py", ".yaml", ".yml"):
         raise UserError(f"{path} is no config: its name ends neither in .py nor in .yaml")
     run = _load_python(file) if file.suffix == ".py" else _load_yaml(file)
@@ -193,14 +270,31 @@ def load_config(
         print_changes("--shrink", shrink_backbone(run.cfg))
     for option in options or []:
         if "=" not in option:
-            raise UserError(f"{option!r} is no override; write key=value, e.g. train.max_iter=100")
-        run.override(option)
+            raise UserError(
+                f"{option!r} is no override; write key=value, e.g. {run.LEARNING_RATE}=1e-4"
+            )
+        if not option.startswith("import="):
+            run.override(option)
     try:
         settings = run.settings
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"config {path} is none to train with: {error}") from error
-    data.register_data_sets(*settings.train_data, *settings.test_data)
+    run.set(output_dir=_folder_of_run(file, settings.output_dir))
+    names = [*settings.train_data, *settings.test_data]
+    own_data.register(run.registered)
+    data.register_data_sets(*names)
+    run.registered = own_data.entries_of([entry["name"] for entry in run.registered] + names)
     return run
+
+
+def _folder_of_run(config: Path, output_dir: str) -> str:
+    """Where a run writes. The saved config of a run that was moved since goes on where it lies."""
+    here = config.parent.absolute()
+    moved = config.name == "config.yaml" and (here / "last_checkpoint").is_file()
+    if moved and here.resolve() != Path(output_dir).resolve():
+        print(f"the run of {config} was moved: it goes on in {here}, not in {output_dir}")
+        return str(here)
+    return os.path.expanduser(output_dir)
 
 
 def _load_python(file: Path) -> LazyRun:
@@ -238,12 +332,30 @@ def _checked_lazy(cfg: DictConfig, file: Path) -> LazyRun:
             f"config {file} lacks {', '.join(missing)}; a LazyConfig to train with has "
             f"{', '.join(parts)}"
         )
+    if OmegaConf.is_dict(cfg.dataloader) and "register" not in cfg.dataloader:
+        cfg.dataloader.register = []
     return LazyRun(cfg)
 
 
 def _dataset_names(loader: DictConfig) -> list[str]:
     names = OmegaConf.select(loader, "dataset.names", default=[])
     return [names] if isinstance(names, str) else list(names)
+
+
+def _class_counts(node, path: str) -> list[tuple[str, int]]:
+    """Every num_classes below a node of a LazyConfig, with its key."""
+    if OmegaConf.is_list(node):
+        children = list(enumerate(node))
+    elif OmegaConf.is_dict(node):
+        children = list(node.items())
+    else:
+        return []
+    counts = []
+    for name, value in children:
+        if name == "num_classes" and isinstance(value, int):
+            counts.append((f"{path}.{name}", value))
+        counts += _class_counts(value, f"{path}.{name}")
+    return counts
 
 
 def _check_yaml_key(cfg: CfgNode, key: str) -> None:

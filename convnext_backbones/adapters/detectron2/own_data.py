@@ -17,9 +17,13 @@ sets, with absolute paths, so that it can be tested and predicted with by itself
 the working directory, as Detectron2 takes them; ~ is the home folder.
 """
 
+import contextlib
 import functools
+import importlib.util
 import json
 import os
+import sys
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -59,10 +63,10 @@ def register_coco(
         return
     found = None
     if Path(entry["annotations"]).is_file():
-        try:
+        with contextlib.suppress(
+            UserError
+        ):  # said when the data are read; a config may not need them
             found = described(entry["annotations"])
-        except UserError:  # said when the data are read; a config may not need them
-            pass
     names = _class_names(name, classes) if classes else found and list(found.classes)
     DatasetCatalog.register(name, lambda: _read_coco(name))
     MetadataCatalog.get(name).set(
@@ -167,11 +171,35 @@ def parsed(text: str) -> list:
     return entries
 
 
+def run_file(file: str) -> None:
+    """Run a user's Python that registers data sets; once, however often it is asked for.
+
+    Raises:
+        UserError: it is missing, or fails.
+    """
+    path = Path(file).expanduser().resolve()
+    name = f"convnext_backbones_user_{path.stem}_{zlib.crc32(bytes(path))}"
+    if name in sys.modules:
+        return
+    if not path.is_file():
+        raise UserError(f"import={file}: there is no such file")
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise UserError(f"import={file}: its name does not end in .py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # it is a program
+        del sys.modules[name]
+        words = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"import={file}: {words}") from error
+
+
 def entries_of(names: Iterable[str]) -> list[dict]:
     """The entries that register those of the data sets again that Detectron2 and this package do not
     know by themselves: ours, and those of Detectron2's register_coco_instances."""
     found = []
-    for name in names:
+    for name in dict.fromkeys(names):
         if name in _ENTRIES:
             found.append(_ENTRIES[name])
         elif _by_register_coco_instances(name):
@@ -199,6 +227,7 @@ class Described(NamedTuple):
     classes: tuple[str, ...]
     annotations: int
     masks: int  # how many of them have a segmentation
+    lacking: dict[str, int]  # how many have not what COCO's evaluation reads
 
     @property
     def boxes_only(self) -> bool:
@@ -224,7 +253,13 @@ def _described(path: Path, *_) -> Described:
     try:
         content = json.loads(path.read_bytes())
         categories = sorted(content["categories"], key=lambda category: category["id"])
-        of_file = [annotation.get("segmentation") for annotation in content["annotations"]]
+        annotations = content["annotations"]
+        masks = sum(1 for annotation in annotations if annotation.get("segmentation"))
+        lacking = {
+            key: count
+            for key in ("id", "image_id", "bbox", "category_id", "iscrowd", "area")
+            if (count := sum(key not in annotation for annotation in annotations))
+        }
         names = tuple(str(category["name"]) for category in categories)
         content["images"][:0]
     except (OSError, ValueError) as error:
@@ -236,7 +271,7 @@ def _described(path: Path, *_) -> Described:
         ) from error
     if not names:
         raise UserError(f"{path} has no categories, so no classes to learn")
-    return Described(names, len(of_file), sum(map(bool, of_file)))
+    return Described(names, len(annotations), masks, lacking)
 
 
 def _read_coco(name: str) -> list[dict]:

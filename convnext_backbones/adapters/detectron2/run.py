@@ -6,11 +6,14 @@ evaluators. Checkpoints are read without executing.
 
 import contextlib
 import json
+import multiprocessing
 import os
+import re
+import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import detectron2.data.transforms as T
@@ -38,14 +41,16 @@ from PIL import Image
 from torch.multiprocessing import ProcessExitedException
 
 from ...checkpoints import read_checkpoint
-from ...errors import UserError, exit_with_sentence
-from ...network.variants import nearest
+from ...errors import Stopped, UserError, exit_with_sentence
 from ...runs import preparation
 from ...runs.host import Entry, Example
+from ...runs.interruption import SIGNALS, Interruption
 from ...runs.visualize import draw_instances, draw_label_map, palette_of
 from . import data
+from .agreement import check, check_registered
 from .configs import Run, YamlRun
 from .configs import load_config as load_config  # part of the contract
+from .loop import EVALUATED, Evaluation, Stopping, best_of, evaluated
 
 WORK_DIRS = "work_dirs/detectron2"
 # Of an evaluator_type, how the files lie.
@@ -62,6 +67,10 @@ METRICS = {
     "segm/AP50": ("coco/segm_mAP_50", 0.01),
 }
 
+# Evaluators' tasks whose metrics are average precisions in percent.
+AP_OF = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
+LEFT_OUT = ("BoundaryIoU-", "min(IoU", "ACC-")  # beside IoU-class
+
 # Console lines that hide the ones one looks for; the log file keeps them.
 TALKATIVE = (
     "Environment info", "Command line arguments", "Running with full config", "Full config saved",
@@ -70,6 +79,7 @@ TALKATIVE = (
     "[Checkpointer]", "OrderedDict", "Start inference on", "Inference done", "Total inference", "Evaluation results",
     "Preparing results", "Evaluating predictions", "Loading and preparing", "Evaluate annotation",
     "Per-category", "copypaste", "[CommonMetricPrinter]", "No checkpoint found", "Saving results",
+    "Exception during training", "Exception in writing metrics", "Error when instantiating",
 )  # fmt: skip
 
 
@@ -121,10 +131,7 @@ def check_data(run: Run, splits: Sequence[str] = ("train", "val")) -> None:
     of = {"train": settings.train_data, "val": settings.test_data, "test": settings.test_data}
     wanted = [(split, name) for split in splits for name in of[split]]
     for split, name in wanted:
-        if name not in DatasetCatalog.list():
-            raise UserError(
-                f"no data set {name!r} is registered; {nearest(name, DatasetCatalog.list())}"
-            )
+        check_registered(run, name)
         if isinstance(run, YamlRun) and split != "train":
             data.evaluator_type(name)
         meta = MetadataCatalog.get(name)
@@ -138,6 +145,7 @@ def check_data(run: Run, splits: Sequence[str] = ("train", "val")) -> None:
             expected = preparation.LAYOUTS[kind].format(root=root) if kind else f"    {paths}"
             way = "set DETECTRON2_DATASETS to the folder above it"
             raise preparation.missing_data(split, missing[0], expected, way)
+    check(run, splits)
 
 
 def fit_to_device(run: Run) -> None:
@@ -163,6 +171,7 @@ def launch(work, args: Namespace, run: Run) -> None:
     if run.processes == 1:
         work(args, run)
         return
+    handlers = {number: signal.signal(number, _hand_on) for number in SIGNALS}
     try:
         detectron2_launch(
             _in_process, args.num_gpus, num_machines=args.num_machines,
@@ -170,13 +179,27 @@ def launch(work, args: Namespace, run: Run) -> None:
         )  # fmt: skip
     except ProcessExitedException as error:  # the process has said why
         sys.exit(error.exit_code)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _hand_on(number: int, frame) -> None:
+    """Leave a signal to the processes of the run; Ctrl-C reaches them by itself."""
+    for process in multiprocessing.active_children() if number != signal.SIGINT else ():
+        os.kill(process.pid, number)
 
 
 def _in_process(work, args: Namespace) -> None:
-    with exit_with_sentence():
-        if not torch.cuda.is_available():
-            torch.set_num_threads(max(1, os.cpu_count() // args.num_gpus))
-        work(args, None)
+    try:
+        with exit_with_sentence(getattr(args, "debug", False)):
+            if not torch.cuda.is_available():
+                torch.set_num_threads(max(1, os.cpu_count() // args.num_gpus))
+            work(args, None)
+    except Stopped as stopped:
+        if comm.is_main_process():
+            print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)
 
 
 def set_up(run: Run, args) -> None:
@@ -213,25 +236,61 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
     trainer = trainer_class(wrapped, loader, optimizer)
     checkpointer = DetectionCheckpointer(wrapped, settings.output_dir, trainer=trainer)
     main = comm.is_main_process()
-    every = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=scheduler)]
-    saving = [hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)] if main else []
-    evaluation = [hooks.EvalHook(settings.eval_period, lambda: results_of(run, wrapped))]
-    trainer.register_hooks([*every, *saving, *evaluation])
-    checkpointer.resume_or_load(settings.weights, resume=resume)
-    if main:
-        if not resume:
-            _set_aside(Path(settings.output_dir) / "metrics.json")
-        writers = default_writers(settings.output_dir, settings.max_iter)
-        trainer.register_hooks([hooks.PeriodicWriter(writers, period=settings.log_period)])
-        print(f"optimizer: {len(rates)} parameter groups, lr {min(rates):.3g} to {max(rates):.3g}")
-    trainer.train(trainer.iter + 1 if resume else 0, settings.max_iter)
+    folder = Path(settings.output_dir)
+    if main and not resume:
+        for log in ("metrics.json", EVALUATED):
+            _set_aside(folder / log)
+    with Interruption() as interruption:
+        stopping = Stopping(interruption, checkpointer)
+        every = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=scheduler)]
+        saving = [hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)] if main else []
+        evaluation = Evaluation(
+            settings.eval_period, lambda: results_of(run, wrapped), model, folder, stopping
+        )
+        trainer.register_hooks([*every, *saving, evaluation, stopping])
+        checkpointer.resume_or_load(settings.weights, resume=resume)
+        if main:
+            writers = default_writers(settings.output_dir, settings.max_iter)
+            trainer.register_hooks([hooks.PeriodicWriter(writers, period=settings.log_period)])
+            print(
+                f"optimizer: {len(rates)} parameter groups, lr {min(rates):.3g} to {max(rates):.3g}"
+            )
+        try:
+            trainer.train(trainer.iter + 1 if resume else 0, settings.max_iter)
+        except FloatingPointError as error:
+            raise _diverged(run, trainer.iter, error) from error
+        except IndexError as error:  # of the loss of segmentation
+            raise _beyond_classes(run, error) from error
     return model
 
 
-def _set_aside(metrics: Path) -> None:
-    """Rename the metrics of an earlier run in the same folder, to which Detectron2 would append."""
-    if metrics.exists():
-        metrics.rename(metrics.with_name(f"metrics_until_{time.strftime('%Y%m%d_%H%M%S')}.json"))
+def _set_aside(log: Path) -> None:
+    """Rename a log of an earlier run in the same folder, to which this one would append."""
+    if log.exists():
+        log.rename(log.with_name(f"{log.stem}_until_{time.strftime('%Y%m%d_%H%M%S')}.json"))
+
+
+def _diverged(run: Run, at: int, error: FloatingPointError) -> UserError:
+    """The end of a run whose loss is no number any more."""
+    names = re.findall(r"'(\w+)': (?:np\.float64\()?-?(?:nan|inf)", str(error))
+    last = last_checkpoint(run)
+    return UserError(
+        f"training diverged in step {at + 1}: {', '.join(names) or 'what it predicts'} is infinite or NaN. "
+        f"Lower the learning rate ({run.LEARNING_RATE}=..) or lengthen its warm-up ({run.WARM_UP}), and "
+        "check the data; "
+        + (f"{last} is older, --resume goes on from it" if last else "nothing was saved before it")
+    )
+
+
+def _beyond_classes(run: Run, error: IndexError) -> Exception:
+    found = re.fullmatch(r"Target (-?\d+) is out of bounds\.?", str(error))
+    if not found:
+        return error
+    counts = ", ".join(f"{key}={count}" for key, count, _ in run.class_counts())
+    return UserError(
+        f"a label map of the training data holds {found[1]}, beyond the classes ({counts}) and not their "
+        "void label; correct the maps, the classes or the void label"
+    )
 
 
 def results_of(run: Run, model: torch.nn.Module) -> dict:
@@ -250,12 +309,33 @@ def evaluate(run: Run, checkpoint: str) -> dict[str, float]:
     """The metrics of a checkpoint, loaded whole, on the test data; {} off the main process."""
     model = build(run)
     load_trained(model, checkpoint)
-    return _metrics(flatten_results_dict(results_of(run, model)))
+    found = flatten_results_dict(results_of(run, model))
+    return _metrics(found, found)
 
 
-def _metrics(record: dict) -> dict[str, float]:
-    """The metrics in a record of Detectron2 ("bbox/AP50", in percent) by report's names and scale."""
-    return {name: factor * record[k] for k, (name, factor) in METRICS.items() if k in record}
+def _metrics(record: dict, names: Iterable[str] = ()) -> dict[str, float]:
+    """The metrics in a record of Detectron2 ("bbox/AP50", in percent) by report's names and scale:
+    those of METRICS, and those with other names that an evaluator gave."""
+    found = {name: factor * record[k] for k, (name, factor) in METRICS.items() if k in record}
+    for key in names:
+        metric = key.rpartition("/")[2]
+        if key in record and key not in METRICS and not metric.startswith(LEFT_OUT):
+            name, factor = _named(key)
+            found[name] = factor * record[key]
+    return found
+
+
+def _named(key: str) -> tuple[str, float]:
+    """Another metric of Detectron2, such as "bbox/AP-dog" or "val/segm/AP75", in words, and the factor to
+    the scale that the words say."""
+    *dataset, task, metric = ["", *key.split("/")]
+    of_set = f" ({'/'.join(filter(None, dataset))})" if any(dataset) else ""
+    if task in AP_OF:
+        of = "" if task == "bbox" and metric.startswith("AP-") else f"{AP_OF[task]} "
+        return f"{of}{metric}{of_set}", 0.01
+    if task == "sem_seg":
+        return f"{metric}{of_set} (%)", 1.0
+    return key, 1.0
 
 
 def load_trained(model: torch.nn.Module, checkpoint: str) -> None:
@@ -282,6 +362,11 @@ def last_checkpoint(run: Run) -> Path | None:
     return folder / name.read_text().strip() if name.is_file() else None
 
 
+def best_checkpoint(run: Run) -> Path | None:
+    """The one with the best validation of the run, if it was evaluated."""
+    return best_of(Path(run.settings.output_dir))
+
+
 def own_config(run: Run) -> Path:
     """Where Detectron2's set-up writes a run's config, of either kind."""
     return Path(run.settings.output_dir) / "config.yaml"
@@ -289,7 +374,7 @@ def own_config(run: Run) -> Path:
 
 def read_log(work_dir: Path) -> Iterator[Entry]:
     """Detectron2's metrics.json, to which a resumed session appends."""
-    log = work_dir / "metrics.json"
+    log, names = work_dir / "metrics.json", evaluated(work_dir).get("metrics", ())
     for line in log.read_text().splitlines() if log.exists() else ():
         record = json.loads(line)
         losses = {key: value for key, value in record.items() if key.startswith("loss")}
@@ -298,7 +383,7 @@ def read_log(work_dir: Path) -> Iterator[Entry]:
             yield Entry(
                 validation=False, iteration=at, record={**losses, "loss": record["total_loss"]}
             )
-        metrics = _metrics(record)
+        metrics = _metrics(record, names)
         if metrics:
             yield Entry(validation=True, iteration=record["iteration"], record=metrics)
 

@@ -73,6 +73,9 @@ def add_training_config(cfg: CfgNode) -> None:
     _add(cfg.INPUT.LARGE_SCALE_JITTER, jitter)
     # Segmentation: INPUT.CROP comes after resizing, and is tried again while one class covers more.
     _add(cfg.INPUT.CROP, dict(SINGLE_CATEGORY_MAX_AREA=1.0))
+    # One's own data: entries {name, annotations, images} or {name, images, labels, classes, void};
+    # see own_data.py
+    _add(cfg.DATASETS, dict(REGISTER=[]))
 
 
 def _add(node: CfgNode, defaults: dict) -> None:
