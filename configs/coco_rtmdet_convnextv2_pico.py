@@ -27,7 +27,11 @@ model = dict(
         drop_path_rate=0.0,
         init_cfg=dict(type="Pretrained", checkpoint="convnextv2_pico.fcmae_ft_in1k"),
     ),
-    neck=dict(in_channels=[128, 256, 512], out_channels=128, num_csp_blocks=1),
+    neck=dict(
+        in_channels=[128, 256, 512],
+        out_channels=128,
+        num_csp_blocks=1,
+    ),
     bbox_head=dict(in_channels=128, feat_channels=128, exp_on_reg=False),
 )
 

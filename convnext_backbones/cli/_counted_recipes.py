@@ -29,7 +29,7 @@ def run_detector(model: nn.Module, images: torch.Tensor) -> None:
     model.rpn_head(maps)
     for head in _all(model.roi_head.bbox_head):
         head(torch.empty(PROPOSALS, 256, 7, 7))
-    for head in _all(model.roi_head.mask_head):
+    for head in _all(model.roi_head.mask_head) if model.roi_head.with_mask else ():
         head(torch.empty(MASKS, 256, 14, 14))
 
 

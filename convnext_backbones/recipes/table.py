@@ -39,6 +39,8 @@ METHODS = MappingProxyType(
     {
         "mask_rcnn": Method("Mask R-CNN", "", ("openmmlab", "detectron2")),
         "cascade_mask_rcnn": Method("Cascade Mask R-CNN", "", ("openmmlab", "detectron2")),
+        "faster_rcnn": Method("Faster R-CNN", "1506.01497", ("openmmlab", "detectron2")),
+        "cascade_rcnn": Method("Cascade R-CNN", "1712.00726", ("openmmlab", "detectron2")),
         "dino": Method("DINO", "2203.03605", ("openmmlab",), stages=(2, 3, 4)),
         "mask2former": Method("Mask2Former", "2112.01527", ("openmmlab",)),
         "rtmdet": Method("RTMDet", "2212.07784", ("openmmlab",), stages=(2, 3, 4)),
@@ -66,6 +68,7 @@ _COCO_3X = Protocol(
     masks=True,
     flops_size=(800, 1280),
 )
+_COCO_BOXES_3X = _COCO_3X._replace(name="coco_boxes_3x", masks=False)
 _COCO_LSJ_3X = Protocol(
     "coco_lsj_3x",
     dataset="coco",
@@ -190,6 +193,7 @@ PROTOCOLS = MappingProxyType(
         protocol.name: protocol
         for protocol in (
             _COCO_3X,
+            _COCO_BOXES_3X,
             _COCO_LSJ_3X,
             _COCO_DINO_12E,
             _COCO_MASK2FORMER_50E,
@@ -347,11 +351,17 @@ _RTMDET = recipes(
     ("convnext_tiny.fb_in1k_no_ema",       1e-3, 0.8,       0.4,      False,        None,  "untested",  _V1_TS_DROP_PATH),
     method="rtmdet", protocol="coco_rtmdet_100e", decay_type="layer_wise", amp=False,
 )
+_RTMDET_PICO = (
+    _MMDETS_RTMDET + "no drop path, as V2's authors fine-tune Pico; neck and head of RTMDet-s"
+)
+_RTMDET_AS_PICO = _MMDETS_RTMDET + "drop path, neck and head as for V2-Pico"
 _RTMDET_V2 = recipes(
-    "init                             lr   layer_decay drop_path small_head source",
-    ("convnextv2_pico.fcmae_ft_in1k", 1e-3, 0.8,       0.0,      True,
-     _MMDETS_RTMDET + "no drop path, as V2's authors fine-tune Pico; neck and head of RTMDet-s"),
-    ("convnextv2_tiny.fcmae_ft_in1k", 1e-3, 0.8,       0.4,      False,     _V1_TS_DROP_PATH),
+    "init                              lr   layer_decay drop_path small_head source",
+    ("convnextv2_atto.fcmae_ft_in1k",  1e-3, 0.8,       0.0,      True,      _RTMDET_AS_PICO),
+    ("convnextv2_femto.fcmae_ft_in1k", 1e-3, 0.8,       0.0,      True,      _RTMDET_AS_PICO),
+    ("convnextv2_pico.fcmae_ft_in1k",  1e-3, 0.8,       0.0,      True,      _RTMDET_PICO),
+    ("convnextv2_nano.fcmae_ft_in1k",  1e-3, 0.8,       0.0,      True,      _RTMDET_AS_PICO),
+    ("convnextv2_tiny.fcmae_ft_in1k",  1e-3, 0.8,       0.4,      False,     _V1_TS_DROP_PATH),
     method="rtmdet", protocol="coco_rtmdet_100e", decay_type="layer_wise", amp=False, status="untested",
 )
 
@@ -368,6 +378,23 @@ _RERUNS = {
     "ade20k_upernet_convnext_xl_22k": "MMSegmentation, in mixed precision, got mIoU 53.58, multi-scale 54.11",
 }
 # fmt: on
+
+# Boxes alone: the recipes of the same networks with masks, without the mask heads and their scores.
+_CASCADES = [
+    row for row in (*_CASCADE_V1, *_CASCADE_V2) if row.variant.endswith(("atto", "tiny", "base"))
+]
+_WITHOUT_MASKS = tuple(
+    with_masks._replace(
+        name=with_masks.name.replace("mask_rcnn", "rcnn").replace("coco_rcnn", "coco_faster_rcnn"),
+        method="cascade_rcnn" if "cascade" in with_masks.method else "faster_rcnn",
+        protocol="coco_boxes_3x",
+        status="untested",
+        source=f"the recipe of {with_masks.name} without masks",
+        **dict.fromkeys(("box_ap", "mask_ap", "params", "gflops", "memory_gb")),
+    )
+    for with_masks in (*_MASK_RCNN_V1, *_MASK_RCNN_V2_SMALL, *_CASCADES)
+    if "in22k" not in with_masks.init
+)
 
 # Detectron2 has no UPerNet; its own segmentor is trained as UPerNet is.
 _SEM_SEG_FPN = tuple(
@@ -396,6 +423,7 @@ RECIPES = MappingProxyType(
             *_MASK_RCNN_V2_SMALL,
             *_MASK_RCNN_V2_LARGE,
             *_CASCADE_V2,
+            *_WITHOUT_MASKS,
             *_UPERNET_V2,
             *_UPERNET_V2_22K,
             *_DINO,

@@ -99,6 +99,7 @@ FAST_COUNTS = (
     "ade20k_upernet_convnext_b_22k",
     "ade20k_upernet_convnextv2_h",
     "coco_rtmdet_convnextv2_pico",
+    "coco_cascade_rcnn_convnextv2_atto",
 )
 
 
@@ -352,7 +353,8 @@ def test_sample_trains_every_layer_at_one_rate(name, folder, monkeypatch):
 REPRESENTATIVE = (
     "ade20k_upernet_convnextv2_h_22k",
     "coco_cascade_mask_rcnn_convnext_xl_22k",
-    "coco_rtmdet_convnextv2_pico",
+    "coco_rtmdet_convnextv2_atto",  # whose neck has a GroupNorm of its own
+    "coco_faster_rcnn_convnextv2_t",
     "ade20k_mask2former_convnextv2_t",
     "coco_dino_convnext_b_22k",
 )

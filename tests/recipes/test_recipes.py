@@ -60,6 +60,17 @@ EXPECTED = (
     ("coco_cascade_mask_rcnn_convnextv2_b", "convnextv2_base.fcmae", "coco_3x", 1e-4, 0.9, "layer_wise", 0.4),
     ("coco_cascade_mask_rcnn_convnextv2_l", "convnextv2_large.fcmae", "coco_3x", 1e-4, 0.9, "layer_wise", 0.5),
     ("coco_cascade_mask_rcnn_convnextv2_h", "convnextv2_huge.fcmae", "coco_3x", 1e-4, 0.9, "layer_wise", 0.5),
+    ("coco_faster_rcnn_convnext_t", "convnext_tiny.fb_in1k_no_ema", "coco_boxes_3x", 1e-4, 0.95, "layer_wise", 0.4),
+    ("coco_faster_rcnn_convnextv2_atto", "convnextv2_atto.fcmae", "coco_boxes_3x", 1e-4, 0.95, "layer_wise", 0.1),
+    ("coco_faster_rcnn_convnextv2_femto", "convnextv2_femto.fcmae", "coco_boxes_3x", 1e-4, 0.95, "layer_wise", 0.1),
+    ("coco_faster_rcnn_convnextv2_pico", "convnextv2_pico.fcmae", "coco_boxes_3x", 1e-4, 0.95, "layer_wise", 0.1),
+    ("coco_faster_rcnn_convnextv2_nano", "convnextv2_nano.fcmae", "coco_boxes_3x", 1e-4, 0.95, "layer_wise", 0.2),
+    ("coco_faster_rcnn_convnextv2_t", "convnextv2_tiny.fcmae", "coco_boxes_3x", 1e-4, 0.95, "layer_wise", 0.4),
+    ("coco_cascade_rcnn_convnext_t", "convnext_tiny.fb_in1k_no_ema", "coco_boxes_3x", 2e-4, 0.7, "layer_wise", 0.4),
+    ("coco_cascade_rcnn_convnext_b", "convnext_base.fb_in1k_no_ema", "coco_boxes_3x", 2e-4, 0.8, "layer_wise", 0.7),
+    ("coco_cascade_rcnn_convnextv2_atto", "convnextv2_atto.fcmae", "coco_boxes_3x", 1e-4, 0.9, "layer_wise", 0.1),
+    ("coco_cascade_rcnn_convnextv2_t", "convnextv2_tiny.fcmae", "coco_boxes_3x", 1e-4, 0.9, "layer_wise", 0.4),
+    ("coco_cascade_rcnn_convnextv2_b", "convnextv2_base.fcmae", "coco_boxes_3x", 1e-4, 0.9, "layer_wise", 0.4),
     ("ade20k_upernet_convnextv2_atto", "convnextv2_atto.fcmae_ft_in1k", "ade20k_160k", 1e-4, 0.9, "stage_wise", 0.1),
     ("ade20k_upernet_convnextv2_femto", "convnextv2_femto.fcmae_ft_in1k", "ade20k_160k", 1e-4, 0.9, "stage_wise", 0.1),
     ("ade20k_upernet_convnextv2_pico", "convnextv2_pico.fcmae_ft_in1k", "ade20k_160k", 1e-4, 0.9, "stage_wise", 0.1),
@@ -83,6 +94,9 @@ EXPECTED = (
     ("ade20k_mask2former_convnextv2_b_22k", "convnextv2_base.fcmae_ft_in22k_in1k_384", "ade20k_mask2former_160k", 1e-4, 1.0, "layer_wise", 0.4),
     ("coco_rtmdet_convnext_b_22k", "convnext_base.fb_in22k_ft_in1k_384", "coco_rtmdet_100e", 1e-3, 0.8, "layer_wise", 0.7),
     ("coco_rtmdet_convnext_t", "convnext_tiny.fb_in1k_no_ema", "coco_rtmdet_100e", 1e-3, 0.8, "layer_wise", 0.4),
+    ("coco_rtmdet_convnextv2_atto", "convnextv2_atto.fcmae_ft_in1k", "coco_rtmdet_100e", 1e-3, 0.8, "layer_wise", 0.0),
+    ("coco_rtmdet_convnextv2_femto", "convnextv2_femto.fcmae_ft_in1k", "coco_rtmdet_100e", 1e-3, 0.8, "layer_wise", 0.0),
+    ("coco_rtmdet_convnextv2_nano", "convnextv2_nano.fcmae_ft_in1k", "coco_rtmdet_100e", 1e-3, 0.8, "layer_wise", 0.0),
     ("coco_rtmdet_convnextv2_pico", "convnextv2_pico.fcmae_ft_in1k", "coco_rtmdet_100e", 1e-3, 0.8, "layer_wise", 0.0),
     ("coco_rtmdet_convnextv2_t", "convnextv2_tiny.fcmae_ft_in1k", "coco_rtmdet_100e", 1e-3, 0.8, "layer_wise", 0.4),
     ("ade20k_sem_seg_fpn_convnext_t", "convnext_tiny.fb_in1k_no_ema", "ade20k_160k", 1e-4, 0.9, "stage_wise", 0.4),
@@ -99,6 +113,8 @@ EXPECTED = (
 )  # fmt: skip
 METHODS_OF_NAMES = {  # the longer names first
     "coco_cascade_mask_rcnn": "cascade_mask_rcnn",
+    "coco_cascade_rcnn": "cascade_rcnn",
+    "coco_faster_rcnn": "faster_rcnn",
     "coco_mask_rcnn": "mask_rcnn",
     "coco_mask2former": "mask2former",
     "coco_dino": "dino",
@@ -209,7 +225,8 @@ def test_a_row_is_as_its_sources_have_it(row):
     assert recipe.method == method
     assert recipe.backbone_lr == (0.1 if method in ("dino", "mask2former") else 1.0)
     assert recipe.amp == (name not in IN_FLOAT32)
-    assert recipe.small_head == (name == "coco_rtmdet_convnextv2_pico")
+    small = ("atto", "femto", "pico", "nano")
+    assert recipe.small_head == (method == "rtmdet" and name.endswith(small))
     assert recipe.checkpointing == (name == "coco_rtmdet_convnext_b_22k")
     assert recipe.status == ("published" if name in PUBLISHED else "untested")
     coco, scores = name.startswith("coco"), SCORES.get(name, (None, None))
@@ -240,6 +257,10 @@ POLYNOMIAL = {"warmup_iterations": 1500, "warmup_factor": 1e-6, "power": 1.0, "v
 EXPECTED_PROTOCOLS = {
     "coco_3x": COCO | STEPS_3X | {
         "train_images": 117266, "batch": 16, "gpus": 8, "masks": True, "short_sides": MULTI_SCALE,
+        "detr_crop": (0.5, (400, 500, 600), 1333, (384, 600)),
+    },
+    "coco_boxes_3x": COCO | STEPS_3X | {  # as coco_3x
+        "train_images": 117266, "batch": 16, "gpus": 8, "short_sides": MULTI_SCALE,
         "detr_crop": (0.5, (400, 500, 600), 1333, (384, 600)),
     },
     "coco_lsj_3x": COCO | STEPS_3X | JITTER | {
@@ -350,6 +371,21 @@ def test_the_one_published_recipe_of_version_2_is_mmdetections():
     assert recipe.init == "convnextv2_base.fcmae"
 
 
+@pytest.mark.parametrize("row", [r for r in ROWS if r.method in ("faster_rcnn", "cascade_rcnn")], ids=lambda r: r.name)  # fmt: skip
+def test_boxes_alone_are_trained_as_with_masks(row):
+    """What a row without masks says is the row with masks, but for what was published with them."""
+    name = row.name.replace("cascade_rcnn", "cascade_mask_rcnn").replace("faster", "mask")
+    with_masks = RECIPES[name]._asdict()
+    own = ("name", "method", "protocol", "status", "source", "reruns")
+    scores = ("box_ap", "mask_ap", "params", "gflops", "memory_gb")
+    for field, figure in row._asdict().items():
+        if field not in own:
+            assert figure == (None if field in scores else with_masks[field]), field
+    assert name in row.source
+    protocols = [PROTOCOLS[n]._asdict() | {"name": "", "masks": False} for n in ("coco_3x", row.protocol)]  # fmt: skip
+    assert protocols[0] == protocols[1]
+
+
 @pytest.mark.parametrize(
     ("prefix", "sizes"),
     [
@@ -364,7 +400,7 @@ def test_version_2_has_every_size(prefix, sizes):
     assert len(variants) == sizes
 
 
-SWEPT = ("mask_rcnn", "cascade_mask_rcnn", "upernet", "sem_seg_fpn")
+SWEPT = ("mask_rcnn", "cascade_mask_rcnn", "faster_rcnn", "cascade_rcnn", "upernet", "sem_seg_fpn")
 
 
 @pytest.mark.parametrize(
@@ -373,7 +409,7 @@ SWEPT = ("mask_rcnn", "cascade_mask_rcnn", "upernet", "sem_seg_fpn")
 def test_version_2s_figures_lie_in_the_papers_sweeps(row):
     """COCO's sweep begins at drop path 0.2, for Base and larger; smaller networks get less."""
     small = row.variant.split("_")[1] in ("atto", "femto", "pico", "nano")
-    if row.method in ("mask_rcnn", "cascade_mask_rcnn"):
+    if row.method.endswith("rcnn"):
         assert row.layer_decay in (0.9, 0.95)
         assert row.lr == 1e-4
         assert 0.2 <= row.drop_path <= 0.5 or (small and row.drop_path == 0.1)

@@ -34,7 +34,7 @@ def use_sample(cfg: DictConfig | CfgNode) -> list[str]:
             (_detection_lazy if detection else _segmentation_lazy)(cfg)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"--sample does not fit this config ({error}); it knows the Mask R-CNN, Cascade Mask R-CNN "
+            f"--sample does not fit this config ({error}); it knows the R-CNNs "
             "and SemSegFPN of configs/detectron2"
         ) from error
     register_data_sets(*(f"{COCO if detection else ADE20K}_{split}" for split in ("train", "val")))
@@ -45,7 +45,7 @@ def use_sample(cfg: DictConfig | CfgNode) -> list[str]:
             f"data: {sample.TRAIN} + {sample.VAL} generated pictures in {sample.SAMPLE_ROOT}, "
             f"{sample.CLASSES} classes",
             f"size: short side {TRAIN_SHORT_SIDES[0]} to {TRAIN_SHORT_SIDES[-1]}; no crop, no scale jitter",
-            f"heads: 256 -> {WIDTH} channels, box head 1024 -> {BOX_WIDTH}, mask head 4 -> "
+            f"heads: 256 -> {WIDTH} channels, box head 1024 -> {BOX_WIDTH}, mask head (if any) 4 -> "
             f"{sample.MASK_CONVOLUTIONS} convolutions",
             f"anchors: {sample.ANCHOR_STRIDES} strides wide instead of 8; RoIAlign takes "
             f"{sample.POINTS_A_BIN}x{sample.POINTS_A_BIN} points a bin; {sample.SAMPLES} samples a "
@@ -138,7 +138,7 @@ def _detection_lazy(cfg: DictConfig) -> None:
     rpn.batch_size_per_image = heads.batch_size_per_image = sample.SAMPLES
     rpn.pre_nms_topk, rpn.post_nms_topk = [sample.CANDIDATES] * 2, [sample.PROPOSALS] * 2
     heads.num_classes = sample.CLASSES
-    heads.box_pooler.sampling_ratio = heads.mask_pooler.sampling_ratio = sample.POINTS_A_BIN
+    heads.box_pooler.sampling_ratio = sample.POINTS_A_BIN
     for head in heads.box_heads if "box_heads" in heads else [heads.box_head]:  # cascade or one
         head.input_shape.channels = WIDTH
         head.conv_dims = [WIDTH] * min(len(head.conv_dims), 1)
@@ -146,8 +146,10 @@ def _detection_lazy(cfg: DictConfig) -> None:
     for predictor in heads.get("box_predictors", [heads.get("box_predictor")]):
         predictor.input_shape.channels = BOX_WIDTH
         predictor.test_topk_per_image = sample.DETECTIONS
-    heads.mask_head.input_shape.channels = WIDTH
-    heads.mask_head.conv_dims = [WIDTH] * (sample.MASK_CONVOLUTIONS + 1)  # and the upsampling
+    if "mask_head" in heads:
+        heads.mask_pooler.sampling_ratio = sample.POINTS_A_BIN
+        heads.mask_head.input_shape.channels = WIDTH
+        heads.mask_head.conv_dims = [WIDTH] * (sample.MASK_CONVOLUTIONS + 1)  # and the upsampling
 
 
 def _segmentation_yaml(cfg: CfgNode) -> None:

@@ -173,12 +173,14 @@ def _shrink_instance_mask2former(model, classes: int) -> list[str]:
 
 
 def _shrink_rcnn(model, classes: int) -> list[str]:
-    """Mask R-CNN or Cascade Mask R-CNN."""
+    """Faster, Mask, Cascade or Cascade Mask R-CNN."""
     width = sample.WIDTH
     model.neck.out_channels = width
     model.rpn_head.update(in_channels=width, feat_channels=width)
     model.rpn_head.anchor_generator.scales = [sample.ANCHOR_STRIDES]
-    for extractor in (model.roi_head.bbox_roi_extractor, model.roi_head.mask_roi_extractor):
+    masks = "mask_head" in model.roi_head
+    for part in ("bbox", "mask") if masks else ("bbox",):
+        extractor = model.roi_head[f"{part}_roi_extractor"]
         extractor.out_channels = width
         extractor.roi_layer.sampling_ratio = sample.POINTS_A_BIN
     heads = model.roi_head.bbox_head
@@ -186,12 +188,13 @@ def _shrink_rcnn(model, classes: int) -> list[str]:
         head.update(in_channels=width, fc_out_channels=sample.BOX_WIDTH, num_classes=classes)
         if "conv_out_channels" in head:
             head.conv_out_channels = width
-    model.roi_head.mask_head.update(
-        num_convs=sample.MASK_CONVOLUTIONS,
-        in_channels=width,
-        conv_out_channels=width,
-        num_classes=classes,
-    )
+    if masks:
+        model.roi_head.mask_head.update(
+            num_convs=sample.MASK_CONVOLUTIONS,
+            in_channels=width,
+            conv_out_channels=width,
+            num_classes=classes,
+        )
     stages = model.train_cfg.rcnn
     for stage in stages if isinstance(stages, list) else [stages]:
         stage.sampler.num = sample.SAMPLES
@@ -200,8 +203,8 @@ def _shrink_rcnn(model, classes: int) -> list[str]:
         proposals.update(nms_pre=sample.CANDIDATES, max_per_img=sample.PROPOSALS)
     model.test_cfg.rcnn.max_per_img = sample.DETECTIONS
     return [
-        f"heads: 256 -> {width} channels, box head 1024 -> {sample.BOX_WIDTH}, mask head 4 -> "
-        f"{sample.MASK_CONVOLUTIONS} convolutions",
+        f"heads: 256 -> {width} channels, box head 1024 -> {sample.BOX_WIDTH}"
+        + (f", mask head 4 -> {sample.MASK_CONVOLUTIONS} convolutions" if masks else ""),
         f"anchors: {sample.ANCHOR_STRIDES} strides wide instead of 8; RoIAlign takes "
         f"{sample.POINTS_A_BIN}x{sample.POINTS_A_BIN} points a bin; {sample.SAMPLES} samples a picture in "
         f"RPN and heads, {sample.PROPOSALS} proposals",
@@ -234,6 +237,7 @@ _SEGMENTATION_HEADS = {
     "Mask2FormerHead": _shrink_semantic_mask2former,
 }
 _DETECTION_HEADS = {
+    "FasterRCNN": _shrink_rcnn,
     "MaskRCNN": _shrink_rcnn,
     "CascadeRCNN": _shrink_rcnn,
     "DINO": _shrink_dino,

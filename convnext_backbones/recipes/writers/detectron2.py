@@ -13,16 +13,25 @@ DIFFERENCES = {
     "mask_rcnn": "Detectron2's heads, of the same size",
     "cascade_mask_rcnn": "Detectron2's heads: one mask head where the published network has three, "
     "class-agnostic boxes, gradients averaged over the stages",
+    "faster_rcnn": "Detectron2's heads, of the same size",
+    "cascade_rcnn": "Detectron2's heads: class-agnostic boxes, gradients averaged over the stages",
     "sem_seg_fpn": "Detectron2's own segmentor; tested on whole pictures",
 }
 # files of _base_: the LazyConfig's data and schedule, the LazyConfig's model, all of a YAML config
-LAZY_DATA = {"coco_3x": "coco", "coco_lsj_3x": "coco_lsj", "ade20k_160k": "ade20k_sem_seg_fpn"}
+LAZY_DATA = {
+    "coco_3x": "coco",
+    "coco_boxes_3x": "coco_boxes",
+    "coco_lsj_3x": "coco_lsj",
+    "ade20k_160k": "ade20k_sem_seg_fpn",
+}
 LAZY_MODEL = {
     "mask_rcnn": "mask_rcnn_fpn",
     "cascade_mask_rcnn": "cascade_mask_rcnn_fpn",
+    "faster_rcnn": "faster_rcnn_fpn",
+    "cascade_rcnn": "cascade_rcnn_fpn",
     "sem_seg_fpn": "ade20k_sem_seg_fpn",
 }
-YAML_DATA = {"coco_3x": "coco", "coco_lsj_3x": "coco_lsj", "ade20k_160k": "ade20k"}
+YAML_DATA = {**LAZY_DATA, "ade20k_160k": "ade20k"}
 
 
 def files() -> dict[str, str]:
@@ -34,7 +43,8 @@ def files() -> dict[str, str]:
         **{f"{FOLDER}/_base_/{LAZY_DATA[p.name]}.py": lazy_data(p) for p in protocols},
         **{
             f"{FOLDER}/_base_/{LAZY_MODEL[method]}.py": lazy_r_cnn(method)
-            for method in ("mask_rcnn", "cascade_mask_rcnn")
+            for method in LAZY_MODEL
+            if method.endswith("rcnn")
         },
         **{f"{FOLDER}/_base_/{_yaml_base(recipe)}": yaml_base(recipe) for recipe in recipes},
     }
@@ -81,7 +91,7 @@ def lazy_config(recipe: Recipe) -> str:
 
 
 def lazy_data(protocol: Protocol) -> str:
-    """_base_/coco.py, _base_/coco_lsj.py, _base_/ade20k_sem_seg_fpn.py: data, optimizer, schedule."""
+    """_base_/coco*.py, _base_/ade20k_sem_seg_fpn.py: data, optimizer, schedule."""
     return render(
         f"detectron2/{'coco' if protocol.dataset == 'coco' else 'ade20k_sem_seg_fpn'}.py",
         header=_protocol_header(protocol),
@@ -90,10 +100,11 @@ def lazy_data(protocol: Protocol) -> str:
 
 
 def lazy_r_cnn(method: str) -> str:
-    """_base_/mask_rcnn_fpn.py, _base_/cascade_mask_rcnn_fpn.py: the model but its backbone."""
+    """_base_/*_rcnn_fpn.py: the model but its backbone."""
     return render(
         "detectron2/r_cnn.py",
-        cascade=method == "cascade_mask_rcnn",
+        cascade=method.startswith("cascade"),
+        masks="mask" in method,
         classes=DATASETS["coco"].classes,
     )
 
@@ -121,7 +132,7 @@ def yaml_base(recipe: Recipe) -> str:
     return render(
         f"detectron2/{'coco' if protocol.dataset == 'coco' else 'ade20k_sem_seg_fpn'}.yaml",
         header=_protocol_header(protocol, METHODS[recipe.method].title),
-        cascade=recipe.method == "cascade_mask_rcnn",
+        cascade=recipe.method.startswith("cascade"),
         multi_scale=PROTOCOLS["coco_3x"],
         **_protocol_figures(protocol),
     )

@@ -1,5 +1,7 @@
 """configs/*.py and configs/_base_: MMDetection's and MMSegmentation's."""
 
+import math
+
 from ...network.variants import VARIANTS
 from ..schedule import images_per_gpu, iterations
 from ..schema import Protocol, Recipe
@@ -11,6 +13,7 @@ SCOPES = {"coco": "mmdet", "ade20k": "mmseg"}
 # templates/openmmlab/pictures: what happens to training pictures
 PICTURES = {
     "coco_3x": "multi_scale",
+    "coco_boxes_3x": "multi_scale",
     "coco_lsj_3x": "large_scale_jitter",
     "coco_dino_12e": "multi_scale",
     "coco_mask2former_50e": "mask2former",
@@ -33,6 +36,7 @@ def config(recipe: Recipe) -> str:
     """configs/<recipe>.py."""
     variant, protocol = VARIANTS[recipe.variant], PROTOCOLS[recipe.protocol]
     stages = METHODS[recipe.method].stages
+    channels = [variant.dims[stage - 1] for stage in stages]
     return render(
         "openmmlab/config.py",
         header=header(recipe),
@@ -43,9 +47,16 @@ def config(recipe: Recipe) -> str:
         scope=SCOPES[protocol.dataset],
         base=_model_base(recipe),
         out_indices=tuple(stage - 1 for stage in stages),
-        channels=[variant.dims[stage - 1] for stage in stages],
+        channels=channels,
+        norm_groups=norm_groups(channels),
         scales_comment=text.scales(recipe),
     )
+
+
+def norm_groups(channels: list[int]) -> int:
+    """Groups of the GroupNorm in RTMDet's neck, which normalises these widths and their halves: 32, or
+    what fits all of them."""
+    return math.gcd(32, *(width // 2 for width in channels))
 
 
 def header(recipe: Recipe) -> str:
@@ -116,10 +127,11 @@ def _model_base(recipe: Recipe) -> str:
 def model_base(recipe: Recipe) -> str:
     """configs/_base_/<method>.py: neck and heads."""
     protocol = PROTOCOLS[recipe.protocol]
-    r_cnn = recipe.method in ("mask_rcnn", "cascade_mask_rcnn")
+    r_cnn = recipe.method.endswith("rcnn")
     return render(
         f"openmmlab/{'r_cnn' if r_cnn else recipe.method}.py",
-        cascade=recipe.method == "cascade_mask_rcnn",
+        cascade=recipe.method.startswith("cascade"),
+        masks=protocol.masks,
         scope=SCOPES[protocol.dataset],
         classes=DATASETS[protocol.dataset].classes,
         crop_size=protocol.crop_size,

@@ -76,7 +76,8 @@ ADE20K_PICTURES = [
     "RandomFlip()",
     "ColorAugSSDTransform(rgb)",
 ]
-PICTURES = {"coco_3x": COCO_PICTURES, "coco_lsj_3x": LSJ_PICTURES, "ade20k_160k": ADE20K_PICTURES}
+PICTURES = {"coco_3x": COCO_PICTURES, "coco_boxes_3x": COCO_PICTURES, "coco_lsj_3x": LSJ_PICTURES,
+            "ade20k_160k": ADE20K_PICTURES}  # fmt: skip
 
 SHIPPED = pytest.mark.parametrize(
     "path", sorted(p for p in CONFIGS.iterdir() if p.is_file()), ids=lambda path: path.name
@@ -245,10 +246,13 @@ def test_a_network_has_the_published_size_but_for_detectron2s_cascade(name):
     expected = variant.classifier_params - classifier + 2 * sum(variant.dims)  # a norm a stage
     assert sum(p.numel() for p in model.backbone.bottom_up.parameters()) == expected
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    if row.method == "mask_rcnn":
+    if row.method in ("mask_rcnn", "faster_rcnn"):
         assert millions == pytest.approx(COUNTED[name][0], abs=0.051)
     elif row.method == "cascade_mask_rcnn":  # two mask heads and the boxes of 79 classes fewer
         assert millions == pytest.approx(COUNTED[name][0] - 6.25, abs=0.1)
+    elif row.method == "cascade_rcnn":  # the boxes of 79 classes fewer, in three stages
+        fewer = 3 * 79 * 4 * (1024 + 1) / 1e6
+        assert millions == pytest.approx(COUNTED[name][0] - fewer, abs=0.1)
     else:  # an FPN with biases; convolutions with GroupNorm, 1 + 1 + 2 + 3; 150 classes
         laterals, outputs = 256 * sum(variant.dims) + 4 * 256, 4 * (9 * 256 * 256 + 256)
         convolutions = 4 * (9 * 256 * 128 + 2 * 128) + 3 * (9 * 128 * 128 + 2 * 128)
