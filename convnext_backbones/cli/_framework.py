@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from ..adapters import FRAMEWORKS, Option, framework_of
 from ..errors import UserError
@@ -47,6 +48,9 @@ def parsed(
             f"own options are {', '.join(own) or 'none'}"
         )
     args.framework, args.config = name, str(existing_config(args.config))
+    for key, value in vars(args).items():  # --work-dir=~/runs, which shells leave as it is
+        if isinstance(value, (str, Path)) and str(value).startswith("~"):
+            setattr(args, key, type(value)(Path(value).expanduser()))
     return args
 
 

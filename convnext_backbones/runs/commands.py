@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ..errors import UserError
-from . import report
+from . import data_check, preparation, report
 from .host import Host
 from .visualize import enlarged, save_grid
 
@@ -41,6 +41,8 @@ def test(host: Host, args: Namespace) -> None:
 def _run(host: Host, args: Namespace) -> None:
     host.quiet_warnings()
     config = prepared(host, args)  # wrong input is answered before processes start
+    if not _only_evaluates(args):
+        data_check.before_training(host, config)
     host.launch(functools.partial(_work, host.__name__), args, config)
 
 
@@ -63,6 +65,7 @@ def prepared(host: Host, args: Namespace):
         raise UserError(
             f"nothing to resume: {host.work_dir(config)} holds no checkpoint; leave out --resume"
         )
+    preparation.check_writable(host.work_dir(config))
     return config
 
 
@@ -124,6 +127,9 @@ def finish(host: Host, config, trained) -> None:
         print(f"predictions: {save_grid(rows, titles, work_dir / 'predictions.png')}")
     checkpoint, own = host.last_checkpoint(config), host.own_config(config)
     print(f"checkpoint:  {checkpoint}")
+    if best := host.best_checkpoint(config):
+        print(f"best:        {best}")
+        checkpoint = best
     print(f"evaluate:    {called('test')} {own} {checkpoint}")
     print(f"predict:     {called('predict')} {own} {checkpoint} IMAGE_OR_FOLDER --out DIR")
 

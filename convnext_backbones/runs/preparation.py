@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import logging
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def shipped_configs() -> dict[str, Path]:
 
 def existing_config(path: str) -> Path:
     """The file, or the shipped config of this name; else a UserError with the names nearest to it."""
-    file = Path(path)
+    file = Path(path).expanduser()
     if file.is_file():
         return file
     shipped = shipped_configs()
@@ -67,7 +68,8 @@ def refused(part: str):
     except CONFIG_ERRORS as error:
         if isinstance(error, UserError) and not isinstance(error, OptionError):
             raise
-        raise UserError(f"the {part} of this config cannot be built: {error}") from error
+        what = f"no {error}" if type(error) is KeyError else str(error) or type(error).__name__
+        raise UserError(f"the {part} of this config cannot be built: {what}") from error
 
 
 def print_changes(option: str, lines: Iterable[str]) -> None:
@@ -84,6 +86,18 @@ def missing_data(split: str, missing: Path, expected: str, way: str) -> UserErro
         f"{expected}\n"
         f"  Link or copy it there, or {way}, or try the run on generated data first: add --sample"
     )
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder for results; UserError when nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"nothing can be written to the folder {folder}: {error.strerror}; give another, e.g. --work-dir"
+        ) from error
 
 
 def replace_sync_bn(node) -> int:

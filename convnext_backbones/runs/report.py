@@ -1,10 +1,14 @@
 """What a run leaves to look at: one table of its metrics, a curve, predictions beside the truth."""
 
+import math
+import re
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .host import Entry
@@ -12,7 +16,7 @@ from .host import Entry
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-# The metrics that stand in the table and the curve, by MMEngine's names for them.
+# Metrics by MMEngine's names for them, as the table and the curve call them.
 METRICS = {
     "mIoU": "mIoU (%)",
     "mAcc": "mean accuracy (%)",
@@ -22,6 +26,10 @@ METRICS = {
     "coco/segm_mAP": "mask AP",
     "coco/segm_mAP_50": "mask AP50",
 }
+# What else stands in a record of a log.
+NO_METRICS = {"time", "data_time", "step", "iter", "epoch", "at", "memory", "lr", "base_lr"}
+OF_CLASS = re.compile(r"((?:\w+ )?(?:AP|IoU))-(.+?)( \(%\))?")  # "mask AP-dog", "IoU-road (%)"
+LINES = 8  # in a plot, beside the total
 
 
 def scalars(entries: Iterable[Entry]) -> tuple[list[dict], list[dict]]:
@@ -39,18 +47,46 @@ def scalars(entries: Iterable[Entry]) -> tuple[list[dict], list[dict]]:
     )
 
 
+def is_of_class(name: str) -> bool:
+    """Whether a metric is of one class."""
+    return OF_CLASS.fullmatch(name) is not None
+
+
 def metrics_of(record: dict) -> dict[str, float]:
-    """The named metrics of one validation record."""
-    return {METRICS[key]: record[key] for key in METRICS if key in record}
+    """The metrics of one validation record: those of METRICS first, any others by their own names."""
+    known = {METRICS[key]: record[key] for key in METRICS if key in record}
+    others = {
+        key if is_of_class(key) else key.replace("/", " ").replace("_", " "): value
+        for key, value in record.items()
+        if key not in NO_METRICS and key not in METRICS
+        and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }  # fmt: skip
+    return known | others
 
 
 def print_metrics(metrics: dict[str, float], title: str) -> None:
-    """One table."""
+    """A table, with one of the classes before it where metrics are given by class."""
     print(f"{title}:")
+    of_class: dict[str, dict[str, float]] = {}
     table = Table("metric", "value")
     for name, value in metrics.items():
-        table.add_row(name, f"{value:.2f}" if name.endswith("(%)") else f"{value:.3f}")
+        if match := OF_CLASS.fullmatch(name):
+            of_class.setdefault(match[2], {})[match[1] + (match[3] or "")] = value
+        else:
+            table.add_row(name, _shown(name, value))
+    if of_class:
+        columns = list(dict.fromkeys(name for scores in of_class.values() for name in scores))
+        classes = Table("class", *columns)
+        for name, scores in of_class.items():
+            classes.add_row(escape(name), *(_shown(c, scores.get(c, math.nan)) for c in columns))
+        Console().print(classes)
     Console().print(table)
+
+
+def _shown(name: str, value: float) -> str:
+    if math.isnan(value):
+        return "nan"
+    return f"{value:.2f}" if name.endswith("(%)") else f"{value:.3f}"
 
 
 def save_curves(training: list[dict], validation: list[dict], path: Path) -> Path | None:
@@ -58,16 +94,14 @@ def save_curves(training: list[dict], validation: list[dict], path: Path) -> Pat
     if not training:
         return None
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for key in sorted({key for record in training for key in record if "loss" in key}):
-        points = [(r["at"], r[key]) for r in training if key in r]
-        left.plot(*zip(*points, strict=True), label=key, linewidth=2.2 if key == "loss" else 1)
+    for label, points in _losses(training).items():
+        left.plot(*zip(*points, strict=True), label=label, linewidth=2.2 if label == "loss" else 1)
     left.set(xlabel="iteration", ylabel="loss", title="training")
     left.set_ylim(bottom=0)
     left.legend(fontsize=8)
-    for key, name in METRICS.items():
-        points = [(r["at"], r[key]) for r in validation if key in r]
-        if points:
-            right.plot(*zip(*points, strict=True), marker="o", label=name)
+    for name in _headlines(validation):
+        points = [(r["at"], found[name]) for r in validation if name in (found := metrics_of(r))]
+        right.plot(*zip(*points, strict=True), marker="o", label=name)
     right.set(xlabel="iteration", title="validation")
     right.set_ylim(bottom=0)
     if validation:
@@ -77,3 +111,28 @@ def save_curves(training: list[dict], validation: list[dict], path: Path) -> Pat
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
+
+
+def _losses(training: list[dict]) -> dict[str, list[tuple[int, float]]]:
+    """The losses as points, by their labels: the total, the largest, and the sum of all others."""
+    names = {key for record in training for key in record if "loss" in key and key != "loss"}
+    mean = {name: statistics.fmean(r[name] for r in training if name in r) for name in names}
+    ranked = sorted(names, key=lambda name: (-mean[name], name))  # NaN anywhere
+    shown = ranked if len(ranked) <= LINES else ranked[: LINES - 1]
+    labels = {name: [name] for name in (["loss"] if any("loss" in r for r in training) else [])}
+    labels |= {name: [name] for name in sorted(shown)}
+    if rest := ranked[len(shown) :]:
+        labels[f"{len(rest)} smaller losses, their sum"] = rest
+    return {
+        label: [
+            (r["at"], sum(r[n] for n in parts if n in r)) for r in training if set(parts) & set(r)
+        ]
+        for label, parts in labels.items()
+    }
+
+
+def _headlines(validation: list[dict]) -> list[str]:
+    """The metrics that are drawn: those of METRICS, or the first others, none of a class."""
+    names = dict.fromkeys(name for record in validation for name in metrics_of(record))
+    known = [name for name in METRICS.values() if name in names]
+    return known or [name for name in names if not is_of_class(name)][:LINES]

@@ -17,18 +17,26 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
 from mmengine.dist import is_main_process as is_main_process
+from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 from PIL import Image
 
 from ...errors import UserError
 from ...runs import preparation
 from ...runs.host import Entry, Example
-from ...runs.report import METRICS
+from ...runs.interruption import Interruption
+from ...runs.report import is_of_class, metrics_of
 from ...runs.sample import ensure_sample_data
 from ...runs.visualize import draw_instances, draw_label_map, palette_of
+from . import config_files, config_mistakes, data_places
+from .by_class import ClassesHook, keep_classes, scores_of
 from .checkpoints import read_training_checkpoint
+from .records import records as records  # part of the contract
+from .data_places import check_masks
+from .guards import Guard, StopOnSignal
 from .sample import shrink_backbone, shrink_detection, shrink_segmentation
 
 WORK_DIRS = "work_dirs"
@@ -50,6 +58,30 @@ class QuietRunner(Runner):
         with preparation.refused("model"):
             return super().build_model(model)
 
+    def build_train_loop(self, loop):
+        with preparation.refused("training data"):
+            built = super().build_train_loop(loop)
+            check_masks(built.dataloader.dataset, "training")
+            return built
+
+    def build_val_loop(self, loop):
+        with preparation.refused("validation"):
+            built = super().build_val_loop(loop)
+            check_masks(built.dataloader.dataset, "validation")
+            return built
+
+    def build_test_loop(self, loop):
+        with preparation.refused("test"):
+            return super().build_test_loop(loop)
+
+    def build_evaluator(self, evaluator):
+        with preparation.refused("evaluator"):
+            return keep_classes(super().build_evaluator(evaluator))
+
+    def build_param_scheduler(self, scheduler):
+        with preparation.refused("param_scheduler"):
+            return super().build_param_scheduler(scheduler)
+
     def wrap_model(self, model_wrapper_cfg, model):
         if self.distributed and not torch.cuda.is_available():
             return MMDistributedDataParallel(model, broadcast_buffers=False)
@@ -61,7 +93,10 @@ class QuietRunner(Runner):
         return logger
 
     def build_optim_wrapper(self, optim_wrapper):
-        with contextlib.redirect_stdout(io.StringIO()):  # MMSegmentation prints every parameter
+        printing = contextlib.redirect_stdout(
+            io.StringIO()
+        )  # MMSegmentation prints every parameter
+        with preparation.refused("optim_wrapper"), printing:
             built = super().build_optim_wrapper(optim_wrapper)
         rates = [group["lr"] for group in built.param_groups if group["params"]]
         self.logger.info(
@@ -104,8 +139,13 @@ def load_config(
         UserError: it is missing, cannot be read, or is neither MMDetection's nor MMSegmentation's.
     """
     file = preparation.existing_config(path)
+    options = options or {}
     try:
-        cfg = Config.fromfile(file)
+        cfg = Config.fromfile(file, import_custom_modules=False)
+        lines = config_mistakes.adopt_backbones(cfg)
+        if cfg.get("custom_imports"):
+            import_modules_from_strings(**cfg.custom_imports)
+        source = config_files.source_of(file)
     except Exception as error:  # a config is a program
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
     if cfg.get("default_scope") not in DATA:
@@ -113,14 +153,24 @@ def load_config(
             f"config {path} has default_scope={cfg.get('default_scope')!r}; "
             "this tool runs 'mmdet' and 'mmseg' configs"
         )
+    if lines:
+        preparation.print_changes("read here,", lines)
+    init_default_scope(cfg.default_scope)
+    config_mistakes.refuse(path, config_files.unread_keys(cfg, source))
+    roots = config_files.roots_of(source) or {cfg.get("data_root", "")} - {""}
     if sample:
         use_sample(cfg)
     if shrink:
         preparation.print_changes("--shrink", shrink_backbone(cfg))
+    config_mistakes.refuse(f"{path}, --cfg-options", config_files.unknown_options(cfg, options))
     try:
-        cfg.merge_from_dict(options or {})
+        cfg.merge_from_dict(options)
     except preparation.CONFIG_ERRORS as error:
         raise UserError(f"--cfg-options do not fit {path}: {error}") from error
+    config_files.expand_homes(cfg._cfg_dict)
+    used = "data_root" in source.uses and "data_root" not in options
+    config_files.apply_data_root(cfg, roots, used)
+    config_mistakes.refuse(path, config_files.misplaced_entries(cfg, source))
     return cfg
 
 
@@ -159,27 +209,20 @@ def set_work_dir(cfg: Config, folder: Path) -> None:
 
 
 def check_data(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
-    """UserError that shows the expected layout when a data set's files are missing."""
+    """UserError for what in the config contradicts itself or the data, and with the layout that the config
+    says when a data set's files are missing."""
+    config_mistakes.refuse(cfg.filename, config_mistakes.contradictions(cfg, splits))
     for split in splits:
-        dataset = (cfg.get(f"{split}_dataloader") or {}).get("dataset", {})
-        while "dataset" in dataset:  # wrappers such as RepeatDataset
-            dataset = dataset.dataset
-        if "://" in str(dataset.get("data_root")):  # a store that MMEngine reads by itself
-            continue
-        root = Path(dataset.get("data_root") or ".")
-        parts = [*dataset.get("data_prefix", {}).values(), dataset.get("ann_file")]
-        missing = [root / part for part in parts if part and not (root / part).exists()]
-        if missing:
-            expected = preparation.LAYOUTS[DATA[cfg.default_scope]].format(root=root)
-            raise preparation.missing_data(
-                split, missing[0], expected, way="set data_root in the config"
-            )
+        data_places.check(cfg, split)
 
 
 def fit_to_device(cfg: Config) -> None:
     """Replace what this machine cannot run, in place, and say so in a line."""
     launcher, cuda = cfg.get("launcher", "none"), torch.cuda.is_available()
     changes = []
+    for loader in (cfg.get(f"{split}_dataloader") or {} for split in ("train", "val", "test")):
+        if loader.get("persistent_workers") and not loader.get("num_workers"):
+            loader["persistent_workers"] = False  # which torch refuses of no worker
     if launcher == "none" or not cuda:
         count = preparation.replace_sync_bn(cfg.model)
         if count:
@@ -218,8 +261,12 @@ def train(cfg: Config, *, resume: bool) -> Runner:
     """Train, validate and save as the config says."""
     if resume:
         cfg.resume = True
-    runner = QuietRunner.from_cfg(cfg)
-    runner.train()
+    with preparation.refused("run"):
+        runner = QuietRunner.from_cfg(cfg)
+    with Interruption() as interruption:
+        for hook in (Guard(), ClassesHook(), StopOnSignal(interruption)):
+            runner.register_hook(hook)
+        runner.train()
     return runner
 
 
@@ -227,12 +274,13 @@ def evaluate(cfg: Config, checkpoint: str) -> dict[str, float]:
     """The metrics of a checkpoint, loaded whole, on the test data."""
     cfg.update(load_from=None, resume=False)
     cfg.model.get("module", cfg.model).backbone.init_cfg = None  # below test-time augmentation
-    runner = QuietRunner.from_cfg(cfg)
+    with preparation.refused("run"):
+        runner = QuietRunner.from_cfg(cfg)
     model = runner.model
     while hasattr(model, "module"):  # below test-time augmentation and DDP
         model = model.module
     load_trained(model, checkpoint)
-    return runner.test()
+    return {**runner.test(), **scores_of(runner.test_evaluator)}
 
 
 def initial_weights(cfg: Config) -> str:
@@ -241,9 +289,20 @@ def initial_weights(cfg: Config) -> str:
 
 
 def last_checkpoint(cfg: Config) -> Path | None:
-    """The newest one in the work directory."""
-    name = Path(cfg.work_dir) / "last_checkpoint"
-    return Path(name.read_text().strip()) if name.is_file() else None
+    """The newest one in the work directory. MMEngine notes its whole path; the folder may have moved."""
+    noted = Path(cfg.work_dir) / "last_checkpoint"
+    if not noted.is_file():
+        return None
+    file = Path(noted.read_text().strip())
+    here = noted.with_name(file.name)
+    return here if here.is_file() else file
+
+
+def best_checkpoint(cfg: Config) -> Path | None:
+    """The one that CheckpointHook's save_best has kept of this process's run."""
+    noted = MessageHub.get_current_instance().runtime_info.get("best_ckpt")
+    here = Path(cfg.work_dir) / Path(noted).name if noted else None
+    return here if here and here.is_file() else None
 
 
 def own_config(cfg: Config) -> Path:
@@ -254,16 +313,21 @@ def own_config(cfg: Config) -> Path:
 def read_log(work_dir: Path) -> Iterator[Entry]:
     """MMEngine's scalars.json, a file a session."""
     for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
-        last_iteration = 0
+        last_iteration, of_classes = 0, {}
         for line in file.read_text().splitlines():
             record = json.loads(line)
-            if "loss" in record:
+            if any("loss" in name for name in record):
                 last_iteration = record.get("iter", record["step"])
                 yield Entry(validation=False, iteration=last_iteration, record=record)
-            elif METRICS.keys() & record.keys():
+                continue
+            metrics = metrics_of(record)
+            if metrics and all(map(is_of_class, metrics)):
+                of_classes = metrics
+            elif metrics:
                 # epoch-based validation counts epochs: place it behind the iterations before it
                 at = max(record["step"], last_iteration)
-                yield Entry(validation=True, iteration=at, record=record)
+                yield Entry(validation=True, iteration=at, record={**record, **of_classes})
+                of_classes = {}
 
 
 def examples(cfg: Config, runner: Runner, count: int) -> Iterator[Example]:
