@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from convnext_backbones.data.records import Record, Records
 from convnext_backbones.errors import UserError
 from convnext_backbones.runs.host import Entry, Example
 from convnext_backbones.runs.preparation import existing_config
@@ -52,6 +53,12 @@ def check_data(config, splits=("train", "val")):
     config["checked"] = list(splits)
 
 
+def records(config, split, *, most=None):
+    if split not in config:
+        return None
+    return Records(split, "boxes", ("grey",), [Record(picture) for picture in config[split]])
+
+
 def fit_to_device(config):
     print("fitted")
 
@@ -90,6 +97,11 @@ def initial_weights(config):
 
 def last_checkpoint(config):
     file = Path(config["work_dir"]) / "last.pth"
+    return file if file.is_file() else None
+
+
+def best_checkpoint(config):
+    file = Path(config["work_dir"]) / "best.pth"
     return file if file.is_file() else None
 
 

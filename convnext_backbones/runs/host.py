@@ -14,9 +14,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from torch import nn
 
+from ..data.records import Records
+
 
 class Entry(NamedTuple):
-    """A record in a run's log: losses ("loss", "loss_mask", ..) or metrics (names of report.METRICS)."""
+    """A record in a run's log: losses ("loss", "loss_mask", ..) or metrics (names of report.METRICS, any
+    others that an evaluator gives, and "AP-dog" or "IoU-road (%)" for a class)."""
 
     validation: bool
     iteration: int
@@ -60,8 +63,14 @@ class Host(Protocol):
         """Let a run write there."""
 
     def check_data(self, config: Any, /, splits: Sequence[str] = ("train", "val")) -> None:
-        """UserError that shows the expected layout when files of a data set are missing. Splits:
-        "train", "val", "test"."""
+        """UserError that shows the expected layout when files of a data set are missing, and one for
+        what the config contradicts, such as its data's number of classes. Splits: "train", "val",
+        "test"."""
+
+    def records(self, config: Any, split: str, /, *, most: int | None = None) -> Records | None:
+        """What the data set of a split ("train", "val", "test") hands to its pipeline; where it cannot be
+        made, Records.error says why. None: the config has no such split, or its annotation file has
+        more than `most` bytes, or "test" is "val" over again."""
 
     def fit_to_device(self, config: Any, /) -> None:
         """Replace what this machine cannot run, in place, and say so in a line."""
@@ -92,6 +101,9 @@ class Host(Protocol):
     # ---- after it
     def last_checkpoint(self, config: Any, /) -> Path | None:
         """The run's newest checkpoint."""
+
+    def best_checkpoint(self, config: Any, /) -> Path | None:
+        """The one with the best validation of the run; None where that is not known."""
 
     def own_config(self, config: Any, /) -> Path:
         """Where a run writes its config, in which it says all that it was run with."""

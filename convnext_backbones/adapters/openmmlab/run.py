@@ -34,9 +34,9 @@ from ...runs.visualize import draw_instances, draw_label_map, palette_of
 from . import config_files, config_mistakes, data_places
 from .by_class import ClassesHook, keep_classes, scores_of
 from .checkpoints import read_training_checkpoint
-from .records import records as records  # part of the contract
 from .data_places import check_masks
 from .guards import Guard, StopOnSignal
+from .records import records as records  # part of the contract
 from .sample import shrink_backbone, shrink_detection, shrink_segmentation
 
 WORK_DIRS = "work_dirs"
