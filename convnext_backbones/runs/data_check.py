@@ -1,0 +1,232 @@
+"""check-data, and the part of it that train does before its first step."""
+
+import json
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from ..data.checks import Counts, check, complete, files_of
+from ..data.facts import Cache, Facts, read_facts
+from ..data.findings import STOPS, TELLS, WARNS, Finding
+from ..data.records import Records
+from ..errors import UserError
+from .host import Host
+
+SPLITS = ("train", "val", "test")
+LISTED = 40  # classes in a table
+STYLES = {STOPS: "bold red", WARNS: "yellow", TELLS: ""}
+
+# ---- before training
+SAMPLE = 32  # files a split
+SECONDS = 0.7  # a split, for reading them
+LOOKED_FOR = 20_000  # files a split of which it is asked whether they are there
+LARGEST = 32 * 2**20  # bytes of an annotation file; larger ones take their time
+SAID = 4  # findings in full
+
+
+# ---- check-data ----------------------------------------------------------------------------------
+def check_data(host: Host, args: Namespace) -> int:
+    """Everything about the data of args.config, in tables, and as args asks in files; the exit status:
+    2 for what cannot work, 1 for warnings with args.strict, else 0."""
+    from ..data.repair import repair  # here: train needs neither, and starts sooner
+    from .data_page import save_page
+
+    host.quiet_warnings()
+    config = host.load_config(
+        args.config, sample=args.sample, shrink=args.shrink, options=host.overrides(args)
+    )
+    host.check_data(config, ("train", "val"))
+    splits = splits_of(host, config, SPLITS)
+    if not splits:
+        raise UserError(f"{args.config} has no data to check")
+    for data in splits:
+        complete(data)
+    facts = read_facts(
+        files_of(splits),
+        processes=args.workers,
+        cache=None if args.no_cache else Cache(),
+        progress=lambda files, total: tqdm(files, "reading", total, unit="file", disable=not total),
+    )
+    findings, counts = check(splits, facts)
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    print_classes(console, splits, counts)
+    print_findings(console, splits, facts, findings)
+    if args.json:
+        write_json(args.json, splits, findings, counts)
+    if args.page:
+        print(f"page: {save_page(args.page, splits, findings)}")
+    if args.fix:
+        done, lines = repair(splits, facts, args.fix, progress=_bar)
+        print(f"repaired copy in {args.fix}", *done, sep="\n  ")
+        print("set in the config:", *lines, sep="\n  ")
+    grave = {finding.severity for finding in findings}
+    return 2 if STOPS in grave else 1 if WARNS in grave and args.strict else 0
+
+
+def _bar(items, total):
+    return tqdm(items, "writing", total, unit="picture")
+
+
+def splits_of(host: Host, config, names: Sequence[str], most: int | None = None) -> list[Records]:
+    """The splits that the config has."""
+    found = [host.records(config, name, most=most) for name in names]
+    return [data for data in found if data is not None]
+
+
+def print_classes(console: Console, splits: Sequence[Records], counts: Counts) -> None:
+    """What each class has in each split."""
+    boxes = splits[0].task == "boxes"
+    table = Table("class")
+    for data in splits:
+        if boxes:
+            table.add_column(f"{data.split}: boxes", justify="right")
+            table.add_column("small / medium / large", justify="right")
+            table.add_column("pixels across", justify="right")
+        else:
+            table.add_column(f"{data.split}: pictures", justify="right")
+            table.add_column("% of pixels", justify="right")
+    names = list(dict.fromkeys(name for data in splits for name in counts[data.split]))
+    if len(names) > LISTED:
+        first = counts[splits[0].split]
+        names = sorted(names, key=lambda name: first[name].amount if name in first else 0)[:LISTED]
+        console.print(f"the {LISTED} rarest classes:")
+    for name in names:
+        cells = []
+        for data in splits:
+            count = counts[data.split].get(name)
+            if count is None:
+                cells += [""] * (3 if boxes else 2)
+            elif boxes:
+                side = count.median_side
+                sizes = " / ".join(str(count.sizes[size]) for size in ("small", "medium", "large"))
+                cells += [str(count.amount), sizes, "" if side is None else f"{side:.0f}"]
+            else:
+                everything = sum(other.amount for other in counts[data.split].values()) or 1
+                cells += [str(count.pictures), f"{100 * count.amount / everything:.2f}"]
+        table.add_row(name, *cells)
+    console.print(table)
+    if boxes:
+        console.print("small: under 32x32 pixels, large: over 96x96; pixels across: the median of the "
+                      "shorter sides, as the network sees them")  # fmt: skip
+
+
+def print_findings(
+    console: Console,
+    splits: Sequence[Records],
+    facts: dict[tuple[str, str], Facts],
+    findings: Sequence[Finding],
+) -> None:
+    """One table, the gravest first."""
+    if findings:
+        table = Table("check", "split", "count", "severity", "first ones; what to do")
+        for finding in findings:
+            what = "; ".join(finding.examples)
+            what += f"\n{finding.advice}" if what and finding.advice else finding.advice
+            table.add_row(
+                finding.check, finding.split, str(finding.count), finding.severity, what,
+                style=STYLES[finding.severity],
+            )  # fmt: skip
+        console.print(table)
+    grave = [sum(f.severity == severity for f in findings) for severity in STYLES]
+    pictures = ", ".join(f"{data.split} {len(data.records)}" for data in splits)
+    console.print(f"{len(facts)} files read; pictures: {pictures}. "
+                  f"{grave[0]} checks stop a training, {grave[1]} warn, {grave[2]} tell")  # fmt: skip
+
+
+def write_json(
+    file: Path, splits: Sequence[Records], findings: Sequence[Finding], counts: Counts
+) -> None:
+    """The findings and counts for other programs."""
+    content = {
+        "findings": [finding._asdict() for finding in findings],
+        "splits": {
+            data.split: {
+                "pictures": len(data.records),
+                "classes": {
+                    name: {"amount": count.amount, "pictures": count.pictures, **count.sizes}
+                    for name, count in counts[data.split].items()
+                },
+            }
+            for data in splits
+        },
+    }
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(content, indent=1))
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from error
+
+
+# ---- before training -----------------------------------------------------------------------------
+def before_training(host: Host, config) -> None:
+    """The quick part: classes and counts, and a sample of files; a few lines.
+
+    Raises:
+        UserError: something cannot work; it names the files.
+    """
+    if not _first_process():
+        return
+    splits = splits_of(host, config, ("train", "val"), most=LARGEST)
+    if not splits:
+        return
+    facts: dict[tuple[str, str], Facts] = {}
+    for data in splits:
+        complete(data)
+        facts |= _sampled(data)
+    findings, counts = check(splits, facts, sampled=True)
+    looked_at = sum(1 for kind, _ in facts if kind == "picture")
+    for data in splits:
+        print(f"data: {data.split} {_line(data, counts[data.split])}")
+    stops = [finding for finding in findings if finding.severity == STOPS]
+    warns = [finding for finding in findings if finding.severity == WARNS]
+    whole = "convnext-backbones check-data looks at every file"
+    if stops:
+        said = "\n  ".join(finding.sentence() for finding in stops[:SAID])
+        raise UserError(f"this data cannot be trained on:\n  {said}\n  {whole}")
+    for finding in warns[:SAID]:
+        print(f"data: warning: {finding.sentence()}")
+    more = f", {len(warns) - SAID} more warnings" if len(warns) > SAID else ""
+    print(f"data: {looked_at} pictures looked at, nothing stops the training{more}; {whole}")
+
+
+def _line(data: Records, counts) -> str:
+    said = f"{len(data.records)} pictures"
+    if data.task == "boxes":
+        said += f", {sum(count.amount for count in counts.values())} boxes"
+    shown = [
+        f"{name} {count.amount}" if data.task == "boxes" else name for name, count in counts.items()
+    ]
+    more = f", .. ({len(shown)} classes)" if len(shown) > 12 else ""
+    return f"{said}: {', '.join(shown[:12])}{more}"
+
+
+def _sampled(data: Records) -> dict[tuple[str, str], Facts]:
+    """The facts of files spread over the split, and of all that are missing or have no bytes."""
+    facts = {}
+    for job in files_of([data])[:LOOKED_FOR]:
+        try:
+            if not os.stat(job[1]).st_size:
+                facts[job] = {"error": "has no bytes"}
+        except OSError:
+            facts[job] = {"error": "is missing"}
+    step = max(1, len(data.records) // SAMPLE)
+    until = time.monotonic() + SECONDS
+    for record in data.records[::step][:SAMPLE]:
+        files = [("picture", record.picture)]
+        files += [("labels", record.label_map)] if record.label_map else []
+        facts |= read_facts([job for job in files if job not in facts])
+        if time.monotonic() > until:
+            break
+    return facts
+
+
+def _first_process() -> bool:
+    """Of those that a launcher has started, before they know of each other."""
+    return not any(int(os.environ.get(name, 0)) for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))  # fmt: skip

@@ -1,0 +1,136 @@
+"""A page of pictures with their labels drawn: the first offenders of each check, then some of each split."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as rle
+
+from ..data.findings import Finding
+from ..data.pictures import read_picture
+from ..data.records import VOID, Record, Records
+from ..errors import UserError
+from .visualize import FONT, draw_instances, draw_label_map, palette_of
+
+COLUMNS, WIDTH, HEIGHT = 3, 420, 360  # pixels of a tile's picture
+HEAD, GAP = 40, 10
+OFFENDERS, SPREAD = 24, 6  # pictures for findings; of each split for a look
+SMALL_FONT = 13
+
+
+class Tile(NamedTuple):
+    caption: str
+    record: Record
+    data: Records
+
+
+def save_page(path: Path, splits: Sequence[Records], findings: Sequence[Finding]) -> Path:
+    """Write the page as a PNG.
+
+    Raises:
+        UserError: it cannot be written, or its name is no picture's.
+    """
+    tiles = list(_offenders(splits, findings))[:OFFENDERS]
+    tiles += [tile for data in splits for tile in _spread(data)]
+    rows = -(-len(tiles) // COLUMNS)
+    size = (COLUMNS * (WIDTH + GAP) + GAP, max(rows, 1) * (HEIGHT + HEAD + GAP) + GAP)
+    page = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.truetype(FONT, SMALL_FONT)
+    for k, tile in enumerate(tiles):
+        left = GAP + k % COLUMNS * (WIDTH + GAP)
+        top = GAP + k // COLUMNS * (HEIGHT + HEAD + GAP)
+        for row, line in enumerate(
+            (tile.caption, f"{tile.data.split}: {Path(tile.record.picture).name}")
+        ):
+            draw.text((left, top + row * 18), _shortened(line, font), fill="black", font=font)
+        try:
+            image = Image.fromarray(drawn(tile.record, tile.data))
+        except UserError as error:
+            draw.rectangle((left, top + HEAD, left + WIDTH, top + HEAD + HEIGHT), fill="lightgray")
+            words = "\n".join(str(error)[at : at + 52] for at in range(0, len(str(error)), 52))
+            draw.multiline_text((left + 8, top + HEAD + 8), words, fill="black", font=font)
+            continue
+        image.thumbnail((WIDTH, HEIGHT))
+        page.paste(image, (left, top + HEAD))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        page.save(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be written: {error}; name a .png file") from error
+    return path
+
+
+def _offenders(splits: Sequence[Records], findings: Sequence[Finding]) -> Iterator[Tile]:
+    records = {(d.split, record.picture): (record, d) for d in splits for record in d.records}
+    for finding in findings:
+        for picture in finding.pictures:
+            if (finding.split, picture) in records:
+                yield Tile(f"{finding.severity}: {finding.check}", *records[finding.split, picture])
+
+
+def _spread(data: Records) -> Iterator[Tile]:
+    """Pictures from all over the split, those with labels."""
+    labelled = [record for record in data.records if record.boxes or record.label_map]
+    step = max(1, len(labelled) // SPREAD)
+    for record in labelled[::step][:SPREAD]:
+        yield Tile("for a look", record, data)
+
+
+def drawn(record: Record, data: Records) -> np.ndarray:
+    """A picture with its boxes and masks, or its label map; (H, W, 3) uint8 RGB."""
+    image = read_picture(record.picture)
+    palette = data.palette or palette_of(len(data.classes))
+    if data.task == "boxes":
+        known = [k for k, label in enumerate(record.labels) if 0 <= label < len(data.classes)]
+        masks = [_mask(record.masks[k] if k < len(record.masks) else None, image) for k in known]
+        return draw_instances(
+            image,
+            np.array([record.boxes[k] for k in known], np.float32).reshape(-1, 4),
+            np.array([record.labels[k] for k in known], int),
+            data.classes,
+            palette,
+            masks=np.stack(masks) if any(mask.any() for mask in masks) else None,
+        )
+    labels = _label_map(record, data)
+    if labels.shape != image.shape[:2]:
+        return image
+    return draw_label_map(image, labels, data.classes, palette)
+
+
+def _mask(mask, image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    nothing = np.zeros((height, width), bool)
+    try:
+        if isinstance(mask, list):
+            polygons = [polygon for polygon in mask if len(polygon) >= 6]
+            mask = rle.merge(rle.frPyObjects(polygons, height, width)) if polygons else None
+        elif isinstance(mask, dict) and isinstance(mask["counts"], list):
+            mask = rle.frPyObjects(mask, *mask["size"])
+        decoded = nothing if mask is None else rle.decode(mask).astype(bool)
+    except (KeyError, TypeError, ValueError):  # a broken one is a finding, and is not drawn
+        return nothing
+    return decoded if decoded.shape == nothing.shape else nothing
+
+
+def _label_map(record: Record, data: Records) -> np.ndarray:
+    """(H, W) class numbers; VOID where there is none."""
+    try:
+        values = np.asarray(Image.open(record.label_map))
+    except OSError:
+        return np.zeros((0, 0), np.uint8)
+    if values.ndim != 2:
+        return np.zeros((0, 0), np.uint8)
+    labels = values.astype(np.int64)
+    for value, label in data.renumber.items():
+        labels[values == value] = label
+    labels[(labels < 0) | (labels >= len(data.classes))] = VOID
+    return labels
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont) -> str:
+    while font.getlength(text) > WIDTH and len(text) > 4:
+        text = text[:-4] + ".."
+    return text
