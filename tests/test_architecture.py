@@ -35,14 +35,15 @@ ROOMS = {
     "recipes": "network/variants recipes/layer_decay",
     "recipes/writers": "checkpoints jinja2 network/variants recipes",
     "create": "checkpoints network network/variants",
-    "runs": "errors filelock matplotlib numpy PIL pycocotools rich shapely torch torchvision tqdm",
+    "data": "errors numpy PIL",
+    "runs": "data errors filelock matplotlib numpy PIL pycocotools rich shapely torch torchvision tqdm",
     "lab": "checkpoints create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision tqdm transformers triton",
     "registry": "mmengine",
     "adapters": "errors runs yaml",
-    "adapters/openmmlab": "checkpoints errors mmdet mmengine mmseg network network/padding network/refusals "
+    "adapters/openmmlab": "checkpoints data errors mmdet mmengine mmseg network network/padding network/refusals "
     "network/variants numpy PIL recipes/layer_decay registry runs torch",
-    "adapters/detectron2": "checkpoints detectron2 errors fvcore network network/padding "
+    "adapters/detectron2": "checkpoints data detectron2 errors fvcore network network/padding "
     "network/preprocessing network/refusals network/variants numpy omegaconf PIL recipes/layer_decay runs torch yaml",
     "adapters/huggingface": "checkpoints network",
 }

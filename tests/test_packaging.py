@@ -24,6 +24,7 @@ ROOMS = {
     "kernels": (),
     "checkpoints": (),
     "create.py": (),
+    "data": ("runs",),
     "runs": ("runs",),
     "adapters/__init__.py": ("runs",),
     "adapters/huggingface": (),

@@ -49,6 +49,7 @@ FRAMEWORKS = {
                 ("--cfg-options",),
                 dict(nargs="+", metavar="K=V", default=[],
                      help="override config entries, e.g. train_dataloader.batch_size=4"),
+                ("train", "test", "check-data"),
             ),
             Option(
                 ("--auto-scale-lr",),
@@ -94,6 +95,7 @@ FRAMEWORKS = {
             Option(
                 ("options",),
                 dict(nargs="*", default=[], metavar="key=value", help="override config entries"),
+                ("train", "test", "check-data"),
             ),
         ),
     ),

@@ -42,6 +42,7 @@ COMMANDS = {
     "train": Command("train", "train a detector or segmentor of OpenMMLab or Detectron2"),
     "test": Command("test", "evaluate a trained checkpoint on its config's test data"),
     "predict": Command("predict", "draw what a trained model sees in pictures"),
+    "check-data": Command("check_data", "read every picture and label, and name what is wrong"),
     "check-weights": Command("check_weights", "what a checkpoint is, and whether it loads whole"),
     "convert": Command("convert", "a checkpoint into the names and shapes of another source"),
     "show-recipe": Command("show_recipe", "what a config trains, beside the published recipe"),

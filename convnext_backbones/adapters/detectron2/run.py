@@ -50,6 +50,7 @@ from . import data
 from .agreement import check, check_registered
 from .configs import Run, YamlRun
 from .configs import load_config as load_config  # part of the contract
+from .records import records as records
 from .loop import EVALUATED, Evaluation, Stopping, best_of, evaluated
 
 WORK_DIRS = "work_dirs/detectron2"
