@@ -23,6 +23,10 @@ ORIENTATION = 0x0112  # EXIF's tag
 EXCHANGED = (5, 6, 7, 8)  # its values that exchange width and height
 LABEL_MODES = ("1", "L", "P", "I", "LA", "PA")  # beside the kinds of I;16
 
+# Pillow's, on odd headers and many pixels. Not by catch_warnings around each picture: that makes Python
+# forget which warnings of others it has shown already.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 
 class Probe(NamedTuple):
     """What a picture's header says. width, height: as it is shown; mode: Pillow's ("RGB", "P", "I;16");
@@ -123,17 +127,18 @@ def picture_files(folder: str | Path) -> list[Path]:
     """The pictures anywhere below a folder, by their suffix in any case; sorted, hidden ones left out."""
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
-        above = os.path.realpath(place)
+        own = Path(place).resolve()
         folders[:] = [
-            name for name in folders
+            name
+            for name in folders
             if not name.startswith(".")
-            # no link to a folder that it is in
-            and not above.startswith(os.path.realpath(os.path.join(place, name)))
-        ]  # fmt: skip
+            and not own.is_relative_to((own / name).resolve())  # a link to a folder that it is in
+        ]
         found += [
-            Path(place, name) for name in files
+            Path(place, name)
+            for name in files
             if not name.startswith(".") and name.lower().endswith(SUFFIXES)
-        ]  # fmt: skip
+        ]
     return sorted(found)
 
 
@@ -145,10 +150,8 @@ def _opened(path: str | Path, content: bytes | None) -> Iterator[Image.Image]:
             content = Path(path).read_bytes()
         if not content:
             raise UserError(f"the picture {path} is empty (0 bytes)")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Pillow, on odd headers and many pixels
-            with Image.open(io.BytesIO(content)) as image:
-                yield image
+        with Image.open(io.BytesIO(content)) as image:
+            yield image
     except UserError:
         raise
     except UnidentifiedImageError as error:
