@@ -7,88 +7,18 @@ found = keep(found, "bccd_data")                  # COCO JSON, beside the config
 found.splits["train"].annotations                 # bccd_data/annotations/train.json
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-VOID = 255  # the value of pixels without a class in the label maps that keep() writes
+from ..errors import UserError
+from . import coco, label_maps, voc, yolo
+from .described import KINDS, TASKS, VOID, Found, Range, Sizes, Split
+from .keeping import write_all
+from .tree import PICTURES, Tree, counted
 
-TASKS = ("detection", "instance", "semantic")
-KINDS = ("coco", "voc", "yolo", "label maps")
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split of a data set, as a config names it.
-
-    name: "train", "val" or "test".
-    images: the folder to which the pictures' names are relative.
-    annotations: the COCO JSON file, or the folder of the label maps; None where keep() has yet to write it.
-    count: how many pictures with labels; objects: how many boxes, 0 for label maps.
-    listing: label maps only: a text file with one name a line, a picture's path below `images` without
-        the suffix, which is its label map's below `annotations` too; None where the split is the whole
-        folder.
-    suffixes: label maps only: what follows a name in the picture's and in the label map's path, e.g.
-        (".jpg", "_mask.png").
-    """
-
-    name: str
-    images: Path
-    annotations: Path | None
-    count: int
-    objects: int = 0
-    listing: Path | None = None
-    suffixes: tuple[str, str] = ("", "")
-
-
-@dataclass(frozen=True)
-class Range:
-    """Smallest, median and largest of something measured in pixels."""
-
-    smallest: float
-    median: float
-    largest: float
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Widths and heights of the pictures as they are shown (EXIF turned); `boxes`: the square roots of
-    the areas of the boxes, None for label maps. In pixels."""
-
-    width: Range
-    height: Range
-    boxes: Range | None = None
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a folder holds.
-
-    folder: what was looked at.
-    task: "detection" (boxes), "instance" (boxes with masks) or "semantic".
-    kind: "coco", "voc", "yolo" or "label maps".
-    classes: their names; class k of a label map has the value k once keep() is through.
-    palette: a colour (red, green, blue) of 0 to 255 for each class, where the data have one.
-    void: the value of pixels without a class in the label maps, None where they have none. Where
-        keep() writes the label maps, it is 255.
-    splits: "train" and "val", and "test" where the data have one.
-    sizes: of the pictures and the boxes.
-    notes: sentences on what was found, assumed and dropped, with counts.
-    as_it_lies: whether frameworks can read it so; else keep() writes what is missing.
-    """
-
-    folder: Path
-    task: str
-    kind: str
-    classes: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...] | None
-    void: int | None
-    splits: Mapping[str, Split]
-    sizes: Sizes
-    notes: tuple[str, ...] = ()
-    as_it_lies: bool = True
-    plan: Any = field(default=None, repr=False, compare=False)  # what keep() writes
+__all__ = ["VOID", "Found", "Range", "Sizes", "Split", "keep", "look"]
 
 
 def look(
@@ -114,7 +44,99 @@ def look(
     Raises:
         UserError: there is nothing of the kind, or it is too damaged to be read; names the file.
     """
-    raise NotImplementedError
+    tree = Tree(folder)
+    if task is not None and task not in TASKS:
+        raise UserError(f"there is no task {task!r}; tasks: {', '.join(TASKS)}")
+    if kind is not None and kind not in KINDS:
+        raise UserError(f"there is no kind {kind!r}; kinds: {', '.join(KINDS)}")
+    if isinstance(classes, str):
+        classes = [name.strip() for name in classes.split(",")]
+    if classes is not None and (not classes or not all(classes)):
+        raise UserError("--classes needs names, such as --classes car,person")
+    there = _kinds(tree)
+    kind = _kind(tree, there, task, kind)
+    note = _of_several(there, kind)
+    if kind == "label maps":
+        found = label_maps.read(tree, classes, void)
+    else:
+        if void is not None:
+            note.append(f"--void {void} is for label maps and was not used.")
+        found = {"coco": coco, "voc": voc, "yolo": yolo}[kind].read(tree, task, classes)
+    return replace(found, notes=(*note, *found.notes))
+
+
+def _kinds(tree: Tree) -> list[str]:
+    """The kinds of labels that lie in a folder."""
+    if not tree.pictures:
+        labels = len(tree.ending(".json", ".xml", ".txt"))
+        what = (
+            f"no pictures, and {counted(labels, 'file')} that may be labels"
+            if labels
+            else "no pictures"
+        )
+        raise UserError(
+            f"{tree.root} holds {what}; pictures end in {', '.join(PICTURES)}. Give the folder that holds "
+            "both, pictures and labels"
+        )
+    found = [
+        kind for kind, room in (("coco", coco), ("voc", voc), ("yolo", yolo)) if room.lies_in(tree)
+    ]
+    return found + ["label maps"] * bool(label_maps.find(tree))
+
+
+def _kind(tree: Tree, there: Sequence[str], task: str | None, kind: str | None) -> str:
+    """The kind to take."""
+    if kind is not None:
+        if kind not in there:
+            raise UserError(f"{tree.root} holds no labels of the kind {kind}, but {_listed(there)}")
+        if task is not None and (task == "semantic") != (kind == "label maps"):
+            raise UserError(f"--task {task} does not go with labels of the kind {kind}")
+        return kind
+    fits = [k for k in there if task is None or (task == "semantic") == (k == "label maps")]
+    if fits:
+        return fits[0]
+    pictures = counted(len(tree.pictures), "picture")
+    if there:
+        others = "semantic" if there == ["label maps"] else "detection or --task instance"
+        raise UserError(
+            f"--task {task}: {tree.root} holds {pictures} and {_listed(there)}; take --task {others}"
+        )
+    raise UserError(
+        f"{tree.root} holds {pictures} and no labels that are known: COCO JSON, Pascal VOC XML, YOLO text "
+        "files, or label maps (a PNG of the same name in another folder or with an ending such as _mask)"
+        + _labelme(tree)
+    )
+
+
+def _labelme(tree: Tree) -> str:
+    """A word on labels of another tool."""
+    files = tree.ending(".json")
+    for file in files[:5]:
+        if b'"shapes"' in tree.path(file).read_bytes():
+            return f". {file} is labelme's: export it as COCO JSON or VOC"
+    return ""
+
+
+def _of_several(there: Sequence[str], kind: str) -> list[str]:
+    others = [other for other in there if other != kind]
+    if not others:
+        return []
+    return [
+        f"The folder holds {_listed(there)}: {NAMED[kind]} was taken. --kind "
+        f"{' or --kind '.join(repr(k) if ' ' in k else k for k in others)} takes the other."
+    ]
+
+
+NAMED = {
+    "coco": "COCO JSON",
+    "voc": "Pascal VOC XML",
+    "yolo": "YOLO text",
+    "label maps": "label maps",
+}
+
+
+def _listed(kinds: Sequence[str]) -> str:
+    return " and ".join(NAMED[kind] for kind in kinds) or "nothing known"
 
 
 def keep(found: Found, folder: str | Path) -> Found:
@@ -129,4 +151,18 @@ def keep(found: Found, folder: str | Path) -> Found:
     Raises:
         UserError: the folder cannot be written to, or holds another's file of a name that is needed.
     """
-    raise NotImplementedError
+    if found.plan is None:
+        return found
+    root = Path(os.path.abspath(Path(folder).expanduser()))
+    write_all(root, found.plan.files)
+    splits = {}
+    for name, split in found.splits.items():
+        if name in found.plan.annotations:
+            listing = found.plan.listings.get(name)
+            split = replace(
+                split,
+                annotations=root / found.plan.annotations[name],
+                listing=root / listing if listing else None,
+            )
+        splits[name] = split
+    return replace(found, splits=splits, as_it_lies=True, plan=None)

@@ -1,0 +1,648 @@
+"""Label maps: a picture that holds the class of each pixel, by number or by colour."""
+
+import io
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from .boxes import class_file, common_folder, picture_sizes
+from .colours import HOW, Colour, named_colours, table_of
+from .described import VOID, Found, Plan, Split
+from .splits import divide
+from .tree import Header, Tree, counted, header, headers, some, split_of
+
+LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
+FEW = 64  # different values in a picture, at most, for a label map
+SAMPLED = 4  # pictures of a folder that are opened to tell label maps
+PIXELS = 150_000_000  # that are read for the values
+SHARE = 0.01  # of pixels of colours without a name that are taken for blurred borders
+VOID_NAMES = re.compile(r"void|un-?label+ed|ignored?|unknown|no[ _-]?label|other[ _-]?void", re.I)
+# Of several label maps of a picture the first of these endings.
+PREFERRED = ("labeltrainids", "labelids", "")
+NEVER = ("instanceids", "instance", "color", "colour", "vis", "overlay")
+
+
+class Family(NamedTuple):
+    """Pictures of one folder whose names end alike. files: the path by what is left of the name."""
+
+    folder: str
+    suffix: str  # after what is left, with the file's ending
+    files: dict[str, str]
+
+
+class Pair(NamedTuple):
+    picture: str
+    label_map: str
+
+
+def find(tree: Tree) -> list[Pair]:
+    """Pictures with their label maps, as their names fit; empty where there are none."""
+    families = _families(tree)
+    maps = [family for family in families if _holds_maps(tree, family)]
+    photos = [family for family in families if family not in maps]
+    if (
+        not photos and len(maps) > 1
+    ):  # pictures of few values, such as scans: told by the folder's name
+        photos = [f for f in maps if not _MAP_WORDS.search(f"{f.folder}/{f.suffix}".lower())]
+        maps = [f for f in maps if f not in photos]
+    pairs: dict[str, tuple[tuple, str]] = {}
+    for photo in photos:
+        for labels in maps:
+            fits = [name for name in photo.files if name in labels.files]
+            if not fits:
+                continue
+            rank = _rank(photo, labels, len(fits))
+            for name in fits:
+                picture = photo.files[name]
+                if picture not in pairs or rank < pairs[picture][0]:
+                    pairs[picture] = (rank, labels.files[name])
+    return [Pair(picture, label_map) for picture, (_, label_map) in sorted(pairs.items())]
+
+
+_MAP_WORDS = re.compile(r"mask|label|annot|gt|seg|truth")
+
+
+def _rank(photo: Family, labels: Family, fits: int) -> tuple:
+    """Smaller for label maps that are likelier those of the pictures."""
+    suffix = labels.suffix.lower().rpartition(".")[0].strip("_-. ")
+    likes = next(
+        (k for k, word in enumerate(PREFERRED) if word and suffix.endswith(word)), len(PREFERRED)
+    )
+    odd = any(word in suffix or word in labels.folder.lower().split("/") for word in NEVER)
+    split = split_of(photo.folder) != split_of(labels.folder)
+    shared = len(set(photo.folder.split("/")) & set(labels.folder.split("/")))
+    inner = (
+        photo.folder.rsplit("/", 1)[-1] != labels.folder.rsplit("/", 1)[-1]
+    )  # a city's, a video's
+    return split, odd, likes, inner, -fits, -shared, labels.folder, labels.suffix
+
+
+def _families(tree: Tree) -> list[Family]:
+    """The pictures by folder and by how their names end, each ending a guess of its own."""
+    folders: dict[tuple[str, str], list[str]] = {}
+    for picture in tree.pictures:
+        base, end = os.path.splitext(picture)
+        folders.setdefault((os.path.dirname(picture), end), []).append(base.rsplit("/", 1)[-1])
+    families = []
+    for (folder, end), names in folders.items():
+        inside = f"{folder}/" if folder else ""
+        endings: Counter[str] = Counter()
+        for (
+            name
+        ) in names:  # "_mask" of "0001_mask", "_gtFine_labelIds" of "aachen_0_gtFine_labelIds"
+            marks = [m.start() for m in re.finditer(r"[_\-. ]", name) if m.start()]
+            endings.update({name[k:] for k in marks[-3:] if not name[k + 1 :].isdigit()})
+        common = [
+            ending for ending, count in endings.items() if 2 * count > len(names) > 1 or count > 9
+        ]
+        if len(names) == 1:
+            common = list(endings)
+        for ending in ("", *common):
+            files = {
+                n[: len(n) - len(ending)]: f"{inside}{n}{end}" for n in names if n.endswith(ending)
+            }
+            families.append(Family(folder, ending + end, files))
+        for ending in _beside(names):
+            if ending not in common:
+                files = {
+                    n[: -len(ending)]: f"{inside}{n}{end}" for n in names if n.endswith(ending)
+                }
+                families.append(Family(folder, ending + end, files))
+                others = {n: f"{inside}{n}{end}" for n in names if not n.endswith(ending)}
+                families.append(Family(folder, end, others))
+    return families
+
+
+def _beside(names: Sequence[str]) -> list[str]:
+    """The endings of those names that are another one's with something behind: "_mask" where "0001" and
+    "0001_mask" lie in one folder."""
+    known, endings = set(names), Counter()
+    for name in names:
+        for mark in re.finditer(r"[_\-. ]", name):
+            if name[: mark.start()] in known and not name[mark.end() :].isdigit():
+                endings[name[mark.start() :]] += 1
+    return [ending for ending, count in endings.items() if 4 * count >= len(names)]
+
+
+def _holds_maps(tree: Tree, family: Family) -> bool:
+    """Whether a few pictures of the family have few values each."""
+    if not family.suffix.lower().endswith(LOSSLESS):
+        return False
+    files = list(family.files.values())
+    for file in files[:: max(1, len(files) // SAMPLED)][:SAMPLED]:
+        image = _open(tree, file)
+        if image is None:
+            continue
+        if image.mode == "P":
+            continue
+        values = np.asarray(image)
+        flat = (
+            values.reshape(-1, values.shape[2])[:, :3]
+            if values.ndim == 3
+            else values.reshape(-1, 1)
+        )
+        flat = flat[:: max(1, len(flat) // 50_000)]
+        if len(np.unique(flat, axis=0)) > FEW:
+            return False
+    return True
+
+
+def _open(tree: Tree, file: str) -> Image.Image | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(tree.path(file))
+            image.load()
+            return image
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+# ---- values --------------------------------------------------------------------------------------
+def values_in(path: str | os.PathLike) -> np.ndarray:
+    """A label map as it is: (H, W) integers, palette indices or numbers; (H, W, 3) uint8 colours.
+
+    Raises:
+        UserError: it cannot be read; names it.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("RGBA", "CMYK", "LA"):
+                image = image.convert("RGB" if image.mode != "LA" else "L")
+            values = np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        said = header(path).error or "ends early or is damaged"
+        raise UserError(
+            f"the label map {path} cannot be read: {said} ({type(error).__name__})"
+        ) from error
+    return values.astype(np.uint8) if values.dtype == bool else values
+
+
+def _counted_values(values: np.ndarray) -> Counter:
+    """How many pixels have each number, or each colour as red << 16 | green << 8 | blue."""
+    if values.ndim == 3:
+        values = values.astype(np.int64)
+        values = values[..., 0] << 16 | values[..., 1] << 8 | values[..., 2]
+    numbers, counts = np.unique(values, return_counts=True)
+    return Counter(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+
+
+class Values(NamedTuple):
+    """counts: pixels by value. where: a file with each. read: how many files were. colours: whether the
+    values are colours; gray: colours of three equal numbers, which are class numbers."""
+
+    counts: Counter
+    where: dict[int, str]
+    read: int
+    colours: bool
+    gray: bool
+
+
+def _values(tree: Tree, files: Sequence[str], budget: float, pixels: float) -> Values:
+    """The values of as many label maps as the budget of pixels allows, evenly spread."""
+    some_files = files[:: max(1, round(len(files) * pixels / budget))]
+    counts, where, dimensions = Counter(), {}, set()
+
+    def read(file):
+        values = values_in(tree.path(file))
+        return file, values.ndim, _counted_values(values)
+
+    with ThreadPoolExecutor(4) as pool:
+        for file, ndim, found in pool.map(read, some_files):
+            counts.update(found)
+            dimensions.add(ndim)
+            for value in found:
+                where.setdefault(value, file)
+    if len(dimensions) > 1:
+        raise UserError(
+            f"some label maps in {tree.root} hold colours and some numbers; take one kind"
+        )
+    colours = dimensions == {3}
+    gray = (
+        colours and all(v >> 16 == (v >> 8 & 255) == (v & 255) for v in counts) and len(counts) > 2
+    )
+    if gray:
+        counts = Counter({v & 255: n for v, n in counts.items()})
+        where = {v & 255: file for v, file in where.items()}
+    return Values(counts, where, len(some_files), colours and not gray, gray)
+
+
+class Classes(NamedTuple):
+    """names, palette: of the classes. number: of each value the class number, VOID for no class. void:
+    the value of pixels without a class. rest: whether values that are not in `number` count for none."""
+
+    names: tuple[str, ...]
+    palette: tuple[Colour, ...] | None
+    number: dict[int, int]
+    void: int | None
+    rest: bool = False
+
+
+def read(
+    tree: Tree, classes: Sequence[str] | None, void: int | None, pairs: Sequence[Pair] | None = None
+) -> Found:
+    """Say what label maps hold.
+
+    Raises:
+        UserError: there are none, they cannot be read, or their values or colours do not fit the classes.
+    """
+    notes: list[str] = []
+    pairs = find(tree) if pairs is None else pairs
+    if not pairs:
+        raise UserError(
+            f"none of the {len(tree.pictures)} pictures in {tree.root} has a label map: a label map is a "
+            "PNG of the same name in another folder, or with an ending such as _mask"
+        )
+    pairs = _readable(tree, pairs, notes)
+    seen = headers(tree.path(pair.label_map) for pair in pairs)
+    photo = headers(tree.path(pair.picture) for pair in pairs)
+    other = [
+        f"{p.label_map} is {m.width} x {m.height}, {p.picture} {h.width} x {h.height}"
+        for p, m, h in zip(pairs, seen, photo, strict=True)
+        if (m.width, m.height) != (h.width, h.height)
+    ]
+    if other:
+        notes.append(
+            f"{counted(len(other), 'label map')} of another size than its picture, on which training stops: "
+            f"{some(other)}."
+        )
+    files = [pair.label_map for pair in pairs]
+    pixels = sum(m.width * m.height for m in seen) / len(seen)
+    values = _values(tree, files, PIXELS, pixels)
+    if not values.colours and not _gapless(values.counts):
+        values = _values(tree, files, float("inf"), pixels)  # each value becomes a class of its own
+    if values.read < len(files):
+        notes.append(
+            f"The values are those of {values.read} of {len(files)} label maps, evenly drawn."
+        )
+    if values.gray:
+        notes.append(
+            "The label maps are RGB with three equal numbers, which are taken as class numbers."
+        )
+    if values.colours:
+        chosen = _by_colour(tree, values, classes, void, notes)
+    else:
+        chosen = _by_number(tree, values, classes, void, _palette(tree, files[0]), notes)
+    total = sum(values.counts.values())
+    held = Counter()
+    for value, count in values.counts.items():
+        held[chosen.number.get(value, VOID)] += count
+    if not total - held[VOID]:
+        raise UserError(
+            f"the label maps in {tree.root} hold no pixel of a class; is void={chosen.void} right?"
+        )
+    absent = [name for k, name in enumerate(chosen.names) if not held[k]]
+    if absent:
+        notes.append(f"Without a pixel in the label maps read: {some(map(repr, absent), 6)}.")
+    return _answer(tree, pairs, photo, seen, chosen, notes)
+
+
+def _readable(tree: Tree, pairs: Sequence[Pair], notes: list[str]) -> list[Pair]:
+    """Without those of which a file cannot be read; says what has no other half."""
+    photo = headers(tree.path(pair.picture) for pair in pairs)
+    maps = headers(tree.path(pair.label_map) for pair in pairs)
+    bad = [
+        f"{file} {h.error}"
+        for pair, halves in zip(pairs, zip(photo, maps, strict=True), strict=True)
+        for file, h in zip(pair, halves, strict=True)
+        if h.error
+    ]
+    if bad:
+        notes.append(f"Left out, {counted(len(bad), 'file')} that cannot be read: {some(bad)}.")
+    kept = [p for p, a, b in zip(pairs, photo, maps, strict=True) if not (a.error or b.error)]
+    if not kept:
+        raise UserError(
+            f"no picture in {tree.root} can be read together with its label map: {some(bad)}"
+        )
+    used = {file for pair in pairs for file in pair}
+    folders = {os.path.dirname(file): k for pair in pairs for k, file in enumerate(pair)}
+    mixed = {os.path.dirname(p.picture) for p in pairs} & {
+        os.path.dirname(p.label_map) for p in pairs
+    }
+    alone = [p for p in tree.pictures if p not in used and os.path.dirname(p) in folders]
+    for half, what in ((0, "without a label map"), (1, "without a picture")):
+        lost = [p for p in alone if folders[os.path.dirname(p)] == half]
+        lost = [p for p in lost if os.path.dirname(p) not in mixed] if half else lost
+        if lost:
+            kind = "label map" if half else "picture"
+            notes.append(f"Left out, {counted(len(lost), kind)} {what}: {some(lost)}.")
+    return kept
+
+
+def _gapless(values: Iterable[int]) -> bool:
+    """0, 1, 2, .. with few left out, and 255 or 65535."""
+    numbers = sorted(v for v in values if v not in (VOID, 65535))
+    return bool(numbers) and numbers[0] == 0 and len(numbers) >= 0.7 * (numbers[-1] + 1)
+
+
+def _palette(tree: Tree, file: str) -> list[Colour] | None:
+    image = _open(tree, file)
+    if image is None or image.mode != "P":
+        return None
+    flat = image.getpalette()
+    return [tuple(flat[k : k + 3]) for k in range(0, len(flat), 3)]
+
+
+def _by_number(
+    tree: Tree,
+    values: Values,
+    classes: Sequence[str] | None,
+    void: int | None,
+    palette: list[Colour] | None,
+    notes: list[str],
+) -> Classes:
+    """The classes of label maps that hold numbers."""
+    numbers = sorted(values.counts)
+    coloured = named_colours(classes) if classes else None
+    names, colours = (list(coloured), list(coloured.values())) if coloured else (classes, None)
+    if names is None:
+        names, colours = _names_there(tree, notes)
+    if void is None:
+        void = _guessed_void(numbers, names, notes)
+    elif void not in numbers:
+        notes.append(f"No pixel of the label maps read has the void value {void}.")
+    own = [value for value in numbers if value != void]
+    if not own:
+        raise UserError(f"all pixels of the label maps in {tree.root} have the void value {void}")
+    if (
+        names is not None
+        and void is not None
+        and len(names) > void
+        and VOID_NAMES.fullmatch(names[void])
+    ):
+        colours = colours and [c for k, c in enumerate(colours) if k != void]
+        names = [name for k, name in enumerate(names) if k != void]
+    taken = _taken(tree, own, void, names, values, notes)
+    if names is None:
+        names = ["background", "foreground"] if taken == [0, 255] else [f"class_{v}" for v in taken]
+    elif taken == [0, 255] and len(names) == 1:
+        names, colours = ["background", *names], None
+    if colours is None and palette and max(taken) < len(palette):
+        colours = [palette[value] for value in taken]
+        if len(set(colours)) < len(colours):
+            colours = None  # a palette that tells nothing apart
+    number = {value: k for k, value in enumerate(taken)}
+    if void is not None:
+        number[void] = VOID
+    moved = {v: k for v, k in number.items() if v != k and k != VOID}
+    if moved:
+        said = ", ".join(f"{v} is class {k}" for v, k in list(moved.items())[:6])
+        notes.append(
+            f"Values of the label maps are not 0, 1, 2, ..: {said}{', ..' * (len(moved) > 6)}."
+        )
+    return Classes(tuple(names), tuple(colours) if colours else None, number, void)
+
+
+def _names_there(tree: Tree, notes: list[str]) -> tuple[list[str] | None, list[Colour] | None]:
+    """Class names that a file of the folder says, with colours or without."""
+    if table := table_of(tree):
+        notes.append(f"The class names are those of {table[0]}, in its order.")
+        return list(table[1]), list(table[1].values())
+    if listed := class_file(tree):
+        notes.append(f"The class names are those of {listed[0]}, in its order.")
+        return [re.sub(r"^\d+\s*[:.,;\t ]\s*", "", name) for name in listed[1]], None
+    return None, None
+
+
+def _guessed_void(
+    numbers: Sequence[int], names: Sequence[str] | None, notes: list[str]
+) -> int | None:
+    """The value of pixels without a class, where nobody says it; always with a sentence."""
+    for value in (VOID, 65535):
+        if value in numbers and len(numbers) > 2 and (names is None or value >= len(names)):
+            notes.append(
+                f"The value {value} was taken for void, pixels without a class; --void says another."
+            )
+            return value
+    void = [k for k, name in enumerate(names or ()) if VOID_NAMES.fullmatch(name)]
+    if void:
+        notes.append(
+            f"The value {void[0]}, {names[void[0]]!r}, was taken for void; --void says another."
+        )
+        return void[0]
+    last = max(numbers)
+    notes.append(
+        f"No value was taken for void: if one of {numbers[0]} .. {last} stands for pixels without a class, "
+        f"often the last or 0, say --void {last}."
+    )
+    return None
+
+
+def _taken(
+    tree: Tree,
+    own: Sequence[int],
+    void: int | None,
+    names: Sequence[str] | None,
+    values: Values,
+    notes: list[str],
+) -> list[int]:
+    """The values of class 0, 1, 2, .. in the label maps."""
+    if names is None:
+        if own[0] == 0 and _gapless(own):
+            return [value for value in range(own[-1] + 1) if value != void]
+        if void is not None and _gapless([*own, void]) and 0 in (*own, void):
+            return [value for value in range(own[-1] + 1) if value != void]
+        if len(own) > 256:
+            raise UserError(
+                f"the label maps in {tree.root} hold {len(own)} different values, up to {own[-1]} "
+                f"({values.where[own[-1]]}): these are no class numbers"
+            )
+        return list(own)
+    counting = [value for value in range(len(names) + 1) if value != void][: len(names)]
+    beyond = [value for value in own if value not in counting]
+    if not beyond:
+        return counting
+    if len(own) == len(names) or (list(own) == [0, 255] and len(names) == 1):
+        return list(own)
+    example = beyond[0]
+    raise UserError(
+        f"{len(names)} class names for the values {counting[0]} .. {counting[-1]}, and "
+        f"{tree.path(values.where[example])} holds {example}; the label maps hold {_runs(own)}. Give a name "
+        "for each, or say which value is void (--void)"
+    )
+
+
+def _runs(values: Sequence[int]) -> str:
+    """ "0 .. 11, 255"."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    said = [str(a) if a == b else f"{a} .. {b}" for a, b in runs]
+    return ", ".join(said[:8]) + ", .." * (len(said) > 8)
+
+
+def _by_colour(
+    tree: Tree, values: Values, classes: Sequence[str] | None, void: int | None, notes: list[str]
+) -> Classes:
+    """The classes of label maps that hold colours."""
+    table = named_colours(classes) if classes else None
+    if table is None:
+        listed = table_of(tree)
+        total = sum(values.counts.values())
+        if listed is None:
+            most = [
+                f"#{colour:06x} ({100 * count / total:.1f} %)"
+                for colour, count in values.counts.most_common(12)
+            ]
+            raise UserError(
+                f"the label maps in {tree.root} hold {len(values.counts)} colours, {', '.join(most)}, and "
+                f"nothing says which class each is. {HOW}"
+            )
+        table = dict(listed[1])
+        notes.append(f"The classes are the colours of {listed[0]}.")
+        if classes:
+            unknown = [name for name in classes if name not in table]
+            if unknown:
+                raise UserError(
+                    f"--classes names {', '.join(map(repr, unknown))}, which {listed[0]} does not: it has "
+                    f"{', '.join(table)}"
+                )
+            table = {name: table[name] for name in classes}
+    twice = [name for name, colour in table.items() if list(table.values()).count(colour) > 1]
+    if twice:
+        raise UserError(f"the classes {', '.join(twice)} have the same colour")
+    if void is not None:
+        notes.append(
+            f"--void {void} has no meaning for label maps of colours: name the colour void."
+        )
+    empty = [name for name in table if VOID_NAMES.fullmatch(name)]
+    if empty:
+        notes.append(f"{', '.join(map(repr, empty))} was taken for void, pixels without a class.")
+    names = [name for name in table if name not in empty]
+    if not names:
+        raise UserError("all colours of the table are void; name those of the classes")
+    number = {_packed(table[name]): k for k, name in enumerate(names)}
+    number |= {_packed(table[name]): VOID for name in empty}
+    rest = {c: n for c, n in values.counts.items() if c not in number}
+    if rest:
+        share = sum(rest.values()) / sum(values.counts.values())
+        most = sorted(rest, key=lambda colour: -rest[colour])
+        said = some((f"#{c:06x} (such as in {values.where[c]})" for c in most), 3)
+        if share > SHARE and not classes:
+            raise UserError(
+                f"{100 * share:.1f} % of the pixels have {counted(len(rest), 'colour')} without a name: {said}. "
+                f"{HOW}"
+            )
+        notes.append(
+            f"{100 * share:.2f} % of the pixels have {counted(len(rest), 'colour')} without a name and count as "
+            f"void: {said}."
+        )
+    return Classes(tuple(names), tuple(table[name] for name in names), number, None, True)
+
+
+def _packed(colour: Colour) -> int:
+    return colour[0] << 16 | colour[1] << 8 | colour[2]
+
+
+# ---- the answer ----------------------------------------------------------------------------------
+def _answer(
+    tree: Tree,
+    pairs: Sequence[Pair],
+    photo: Sequence[Header],
+    seen: Sequence[Header],
+    chosen: Classes,
+    notes: list[str],
+) -> Found:
+    by_picture = {pair.picture: pair.label_map for pair in pairs}
+    parts = divide(tree, list(by_picture), "Segmentation", notes)
+    sizes = picture_sizes((h.width for h in photo), (h.height for h in photo), ())
+    same = all(value == number for value, number in chosen.number.items())
+    plain = same and not chosen.rest and all(h.mode in ("L", "P") for h in seen)
+    splits, files, annotations, listings = {}, {}, {}, {}
+    for split, pictures in parts.items():
+        own = [Pair(picture, by_picture[picture]) for picture in pictures]
+        lie = _as_they_lie(tree, own, by_picture) if plain else None
+        if lie:
+            splits[split] = Split(split, lie[0], lie[1], len(own), suffixes=lie[2])
+            continue
+        folder = common_folder(picture for picture, _ in own)
+        names = [os.path.relpath(picture, folder or ".").replace(os.sep, "/") for picture, _ in own]
+        ends = {os.path.splitext(name)[1] for name in names}
+        end = ends.pop() if len(ends) == 1 else ""  # else a name holds its own ending
+        stems = [name[: len(name) - len(end)] for name in names]
+        for name, pair in zip(stems, own, strict=True):
+            files[f"labels/{split}/{name}.png"] = _writer(tree, pair.label_map, chosen, plain)
+        listing = "".join(f"{name}\n" for name in stems).encode()
+        files[f"{split}.txt"] = lambda listing=listing: listing
+        annotations[split], listings[split] = f"labels/{split}", f"{split}.txt"
+        splits[split] = Split(split, tree.path(folder), None, len(own), suffixes=(end, ".png"))
+    plan = Plan(files, annotations, listings) if files else None
+    return Found(
+        tree.root, "semantic", "label maps", chosen.names, chosen.palette,
+        chosen.void if plain else VOID if VOID in chosen.number.values() or chosen.rest else None,
+        splits, sizes, tuple(notes), plan is None, plan,
+    )  # fmt: skip
+
+
+def _as_they_lie(tree: Tree, pairs: Sequence[Pair], all_pairs: Mapping[str, str]):
+    """The folders of the pictures and of the label maps and what their names end in, where these alone
+    say which files belong together; None where they do not."""
+    pictures, maps = (common_folder(files) for files in zip(*pairs, strict=True))
+    if pictures == maps:
+        return None
+    left = [os.path.relpath(p.picture, pictures or ".") for p in pairs]
+    right = [os.path.relpath(p.label_map, maps or ".") for p in pairs]
+    ends = _endings(left[0], right[0])
+    if not all(
+        a.endswith(ends[0])
+        and b.endswith(ends[1])
+        and a[: len(a) - len(ends[0])] == b[: len(b) - len(ends[1])]
+        for a, b in zip(left, right, strict=True)
+    ):
+        return None
+    prefix = f"{pictures}/" if pictures else ""
+    inside = [p for p in tree.pictures if p.startswith(prefix) and p.endswith(ends[0])]
+    if len(inside) != len(pairs):  # others lie there too, without a label map or of another split
+        return None
+    return tree.path(pictures), tree.path(maps), ends
+
+
+def _endings(picture: str, label_map: str) -> tuple[str, str]:
+    """What two names have not in common, from a mark on: (".jpg", "_mask.png")."""
+    same = next(
+        (k for k, (a, b) in enumerate(zip(picture, label_map, strict=False)) if a != b),
+        len(picture),
+    )
+    same = min(same, picture.rfind("."), label_map.rfind("."))
+    marks = "_-. "
+    if not (picture[same : same + 1] in marks and label_map[same : same + 1] in marks):
+        same = max(picture.rfind(mark, 0, same) for mark in marks)
+    return picture[max(same, 0) :], label_map[max(same, 0) :]
+
+
+def _writer(tree: Tree, file: str, chosen: Classes, plain: bool) -> Callable[[], bytes]:
+    def write() -> bytes:
+        path = tree.path(file)
+        if plain and file.lower().endswith(".png"):
+            return path.read_bytes()
+        values = values_in(path)
+        if values.ndim == 3:
+            values = values.astype(np.int64)
+            values = values[..., 0] << 16 | values[..., 1] << 8 | values[..., 2]
+            if not chosen.rest:  # three equal numbers
+                values = values & 255
+        known, where = np.unique(values, return_inverse=True)
+        unknown = [value for value in known.tolist() if value not in chosen.number]
+        if unknown and not chosen.rest:
+            raise UserError(f"{path} holds the value {unknown[0]}, which is no class and not void")
+        new = np.array([chosen.number.get(value, VOID) for value in known.tolist()], np.uint8)
+        stream = io.BytesIO()
+        image = Image.fromarray(new[where].reshape(values.shape))
+        if chosen.palette:
+            flat = [v for colour in chosen.palette for v in colour]
+            image.putpalette(flat + [0] * (768 - len(flat)))
+        image.save(stream, "PNG")
+        return stream.getvalue()
+
+    return write
