@@ -185,7 +185,7 @@ def unknown_options(cfg: Config, options: Mapping[str, Any]) -> list[str]:
                 hint = f"; did you mean {meant!r}?" if meant else ""
                 mistakes.append(f"{option}: no part of a run reads {keys[0]!r}{hint}")
             continue
-        node: Any = cfg
+        node: Any = cfg._cfg_dict
         for depth, key in enumerate(keys):
             if isinstance(node, (list, tuple)):
                 if not key.isdigit() or int(key) >= len(node):
@@ -197,6 +197,8 @@ def unknown_options(cfg: Config, options: Mapping[str, Any]) -> list[str]:
                 break
             else:
                 valid = keys_of(keys[:depth], node, cfg.default_scope)
+                if valid is None and keys[:depth] == ["default_hooks"] and near(key, node):
+                    valid = set()  # it can get any hook, but not one beside its namesake
                 if valid is not None and key not in valid:
                     mistakes.append(_no_entry(option, keys[:depth], key, valid | set(node)))
                 break

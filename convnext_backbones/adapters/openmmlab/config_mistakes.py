@@ -18,7 +18,7 @@ from mmengine.config import Config
 from ...errors import UserError
 from ...network.geometry import strides_and_dilations
 from ...network.variants import resolve_arch
-from .signatures import classes_of, walk
+from .signatures import classes_of, near, walk
 
 SPLITS = ("train", "val", "test")
 
@@ -91,9 +91,23 @@ def wrong_numbers(cfg: Config) -> list[str]:
             else cfg.get(parents[0], {}).get(parents[1], {})
         )
         value = value.get(key)
-        whole = isinstance(value, int) and not isinstance(value, bool)
+        whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value)
         if value is not None and not (whole and value >= minimum):
             found.append(f"{place} is {value!r}; it must be a whole number from {minimum} on")
+    return found
+
+
+def untyped_hooks(cfg: Config) -> list[str]:
+    """Hooks that name no class, as a misspelt default hook."""
+    hooks = cfg.get("default_hooks") or {}
+    nameless = [
+        key for key, hook in hooks.items() if isinstance(hook, Mapping) and "type" not in hook
+    ]
+    found = []
+    for key in nameless:
+        meant = near(key, [name for name in hooks if name not in nameless])
+        hint = f"; did you mean {meant!r}?" if meant else ""
+        found.append(f"default_hooks.{key} has no type, so that no hook is built of it{hint}")
     return found
 
 
@@ -116,13 +130,18 @@ def data_sets(cfg: Config, split: str) -> Iterator[tuple[str, Mapping]]:
     yield from inner(loader.get("dataset"), f"{split}_dataloader.dataset")
 
 
+# Data sets whose classes are not those that heads tell apart: tracks, persons, things beside stuff.
+TASKS_OF_THEIR_OWN = ("MOT", "ReID", "CocoPanoptic", "Youtube")
+
+
 def classes_in(dataset: Mapping, scope: str) -> Any:
     """The class names that a data set's entry gives, its class's own where it gives none; None: unknown."""
     metainfo = dataset.get("metainfo")
     given = metainfo.get("classes") if isinstance(metainfo, Mapping) else None
     if isinstance(given, str) and Path(given).is_file():
         return tuple(Path(given).read_text().split("\n")) if given else None
-    if given is not None or "type" not in dataset:
+    kind = str(getattr(dataset.get("type"), "__name__", dataset.get("type")))
+    if given is not None or "type" not in dataset or kind.startswith(TASKS_OF_THEIR_OWN):
         return given
     for made in classes_of(dataset["type"], scope):
         own = getattr(made, "METAINFO", {}).get("classes")
@@ -195,13 +214,16 @@ def _names(path: str, dataset: Mapping, scope: str) -> tuple[list[str], int | No
     return [], len(names)
 
 
-# Parts of a model whose classes are not the data's: objectness, and what is only there to be learnt from.
-OTHER_CLASSES = ("backbone", "rpn_head", "teacher", "teacher_config", "init_cfg")
+# Parts of a model whose classes are not the data's: objectness, stuff beside things, tracks, and what is
+# only there to be learnt from.
+OTHER_CLASSES = {"backbone", "rpn_head", "semantic_head", "reid", "teacher", "teacher_config"}
 
 
 def _heads(model: Mapping) -> Iterator[tuple[str, Mapping]]:
+    if "language_model" in model:  # its classes are words
+        return
     for path, node in walk(model, "model"):
-        if not set(path.split(".")) & set(OTHER_CLASSES):
+        if not set(path.split(".")) & OTHER_CLASSES:
             yield path, node
 
 
@@ -218,19 +240,18 @@ def head_counts(model: Mapping) -> dict[str, int]:
 
 
 def weight_counts(model: Mapping, classes: int) -> list[tuple[str, int, int]]:
-    """Class weights of another length than the classes need: place, length, right length."""
-    found = []
+    """Class weights of another length than the classes need: place, length, right length. Heads that
+    predict masks have one more class, "nothing"."""
+    found, kinds = [], {}
     for path, node in _heads(model):
+        above = [kind for place, kind in kinds.items() if path.startswith(f"{place}.")]
+        kinds[path] = str(getattr(node.get("type"), "__name__", node.get("type", "")))
         weights = node.get("class_weight")
-        if not isinstance(weights, (list, tuple)):
-            continue
-        head = model
-        for key in path.split(".")[1:-1]:  # the entry that the loss is part of
-            head = head[int(key)] if isinstance(head, (list, tuple)) else head[key]
-        kind = str(head.get("type", "")) if isinstance(head, Mapping) else ""
-        right = classes + ("MaskFormer" in kind or "Mask2Former" in kind)  # one for "nothing"
-        if len(weights) != right:
-            found.append((f"{path}.class_weight", len(weights), right))
+        if isinstance(weights, (list, tuple)):
+            masks = any("Mask2Former" in kind or "MaskFormer" in kind for kind in above)
+            right = classes + 1 if masks else classes
+            if len(weights) not in ((right,) if masks else (right, right + 1)):
+                found.append((f"{path}.class_weight", len(weights), right))
     return found
 
 

@@ -153,8 +153,8 @@ def load_config(
             f"config {path} has default_scope={cfg.get('default_scope')!r}; "
             "this tool runs 'mmdet' and 'mmseg' configs"
         )
-    if lines:
-        preparation.print_changes("read here,", lines)
+    for line in lines:
+        print(f"{path}: {line}")
     init_default_scope(cfg.default_scope)
     config_mistakes.refuse(path, config_files.unread_keys(cfg, source))
     roots = config_files.roots_of(source) or {cfg.get("data_root", "")} - {""}

@@ -108,7 +108,8 @@ def strangers(node: Mapping, scope: str) -> list[tuple[str, str | None]]:
     answers = []
     for made in classes_of(node["type"], scope):
         names, more = arguments_of(made)
-        found = [(key, near(key, names)) for key in node if key not in names | OF_BUILDERS]
+        names |= OF_BUILDERS
+        found = [(key, near(key, names)) for key in node if key not in names]
         answers.append([(key, name) for key, name in found if name or not more])
     return min(answers, key=len, default=[])
 
