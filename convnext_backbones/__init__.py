@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .network.prepared import prepare_for_inference
     from .network.preprocessing import EvaluationTransform
     from .network.variants import VARIANTS, Variant
+    from .runs.preparation import shipped_config
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "create_backbone",
     "create_classifier",
     "prepare_for_inference",
+    "shipped_config",
 ]
 
 _NAMES = {
@@ -36,6 +38,7 @@ _NAMES = {
     "network.prepared": ("prepare_for_inference",),
     "network.preprocessing": ("EvaluationTransform",),
     "network.variants": ("VARIANTS", "Variant"),
+    "runs.preparation": ("shipped_config",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _ROOMS = ("checkpoints", "create", "errors", "kernels", "network")

@@ -35,13 +35,13 @@ ROOMS = {
     "recipes": "network/variants recipes/layer_decay",
     "recipes/writers": "checkpoints jinja2 network/variants recipes",
     "create": "checkpoints network network/variants",
-    "data": "errors numpy PIL",
+    "data": "checkpoints defusedxml errors jinja2 network/variants numpy PIL recipes recipes/writers supervision tqdm yaml",
     "runs": "data errors filelock matplotlib numpy PIL pycocotools rich shapely torch torchvision tqdm",
     "lab": "checkpoints create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision tqdm transformers triton",
     "registry": "mmengine",
     "adapters": "errors runs yaml",
-    "adapters/openmmlab": "checkpoints data errors mmdet mmengine mmseg network network/padding network/refusals "
+    "adapters/openmmlab": "checkpoints data errors mmcv mmdet mmengine mmseg network network/padding network/refusals "
     "network/variants numpy PIL recipes/layer_decay registry runs torch",
     "adapters/detectron2": "checkpoints data detectron2 errors fvcore network network/padding "
     "network/preprocessing network/refusals network/variants numpy omegaconf PIL recipes/layer_decay runs torch yaml",
@@ -211,4 +211,5 @@ def test_the_wheel_carries_the_configs(tmp_path):
         assert inside in names
     assert "convnext_backbones/network/convnext.py" in names
     assert "convnext_backbones/kernels/amx/kernels.cpp" in names
+    assert "convnext_backbones/data/new_config/templates/mmdet.py.jinja" in names
     assert not any(name.startswith(("tests/", "tools/")) for name in names)

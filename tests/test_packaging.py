@@ -32,7 +32,7 @@ ROOMS = {
     "registry.py": ("openmmlab",),
     "adapters/detectron2": ("detectron2", "runs"),
     "lab": ("lab",),
-    "recipes": ("dev",),  # Jinja writes the configs, in a clone
+    "recipes": ("runs",),  # Jinja writes the configs
 }
 # They import nothing, or what the commands they run need: cli/__init__.py answers with the extra to install.
 WITHOUT_A_ROW = {"__init__.py", "__main__.py", "adapters", "cli", "errors.py"}

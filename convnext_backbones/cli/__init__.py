@@ -39,6 +39,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "new-config": Command("new_config", "write a config for a folder of pictures and labels"),
     "train": Command("train", "train a detector or segmentor of OpenMMLab or Detectron2"),
     "test": Command("test", "evaluate a trained checkpoint on its config's test data"),
     "predict": Command("predict", "draw what a trained model sees in pictures"),
@@ -56,7 +57,16 @@ COMMANDS = {
 EXTRAS = {
     "openmmlab": ("mmengine", "mmcv", "mmdet", "mmseg", "ftfy", "regex"),
     "detectron2": ("fvcore", "omegaconf"),
-    "runs": ("matplotlib", "pycocotools", "rich", "shapely", "yaml"),
+    "runs": (
+        "defusedxml",
+        "jinja2",
+        "matplotlib",
+        "pycocotools",
+        "rich",
+        "shapely",
+        "supervision",
+        "yaml",
+    ),
     "lab": ("timm", "transformers"),
 }
 

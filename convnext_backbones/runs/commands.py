@@ -195,5 +195,5 @@ def called(command: str) -> str:
     by the installed program's name."""
     script = Path(sys.argv[0])
     if script.suffix == ".py" and script.parent.name == "tools":
-        return f"python {script.with_name(f'{command}.py')}"
+        return f"python {script.with_name(command.replace('-', '_') + '.py')}"
     return f"convnext-backbones {command}"

@@ -46,6 +46,16 @@ def shipped_configs() -> dict[str, Path]:
     return named
 
 
+def shipped_config(name: str) -> str:
+    """The path of a shipped config by its name, for the `_base_` of one's own, wherever this package is
+    installed."""
+    configs = shipped_configs()
+    if name not in configs:
+        near = difflib.get_close_matches(name, configs, n=5, cutoff=0.0)
+        raise UserError(f"this package ships no config {name}; near it: {', '.join(near)}")
+    return str(configs[name])
+
+
 def existing_config(path: str) -> Path:
     """The file, or the shipped config of this name; else a UserError with the names nearest to it."""
     file = Path(path).expanduser()
@@ -68,7 +78,9 @@ def refused(part: str):
     except CONFIG_ERRORS as error:
         if isinstance(error, UserError) and not isinstance(error, OptionError):
             raise
-        what = f"no {error}" if type(error) is KeyError else str(error) or type(error).__name__
+        what = str(error) or type(error).__name__
+        if type(error) is KeyError:  # a key, or a sentence, which Python would put in quotes
+            what = str(error.args[0]) if " " in str(error.args[0]) else f"no {error}"
         raise UserError(f"the {part} of this config cannot be built: {what}") from error
 
 
