@@ -5,7 +5,8 @@
                                pretrained="convnextv2_tiny.fcmae_ft_in1k"), ...)
 
 Importing it registers the backbones and ConvNeXtLayerDecay, and makes MMEngine read checkpoints
-without executing them, and MMDetection number classes by name (patches.py).
+without executing them, MMDetection number classes by name, and mmcv's transforms read pictures and label
+maps as everything else here does (patches.py).
 """
 
 try:
@@ -18,9 +19,10 @@ except ImportError as error:
 
 from .backbone import ConvNeXt, ConvNeXtV2
 from .optimizer import ConvNeXtLayerDecay
-from .patches import COCO_CLASSES, SAFE_READING
+from .patches import COCO_CLASSES, PICTURES, SAFE_READING
 
 __all__ = ["ConvNeXt", "ConvNeXtLayerDecay", "ConvNeXtV2"]
 
 SAFE_READING.apply()
 COCO_CLASSES.apply()
+PICTURES.apply()

@@ -2,6 +2,7 @@
 
     SAFE_READING.apply()    applied when the adapter is imported
     COCO_CLASSES.apply()    applied when the adapter is imported
+    PICTURES.apply()        applied when the adapter is imported
     SIZE_NOTES.apply()      applied when a backbone is built with ignore_padding=True
     SAFE_READING.undo()     puts back what was there; `with SAFE_READING:` does both
 
@@ -13,11 +14,16 @@ in CheckpointLoader; there is no option for another reader than its table of sch
 config's classes: names are swapped in silence (coco_classes.py). MMDetection is not imported for it, as
 MMSegmentation runs without; the first of its data sets or metrics that is built brings the change.
 
+**PICTURES**: mmcv reads a photo whose annotations are of the unturned one turned, a cut file as half grey, a
+16-bit label map modulo 256 and one of colours as three of them; and what it cannot read, it does not name
+(pictures.py). A config names the transforms, and every user's config does so.
+
 **SIZE_NOTES**: a model gives its backbone the padded batch alone, and GRN needs the images' sizes. The
 data preprocessor knows both (padding.py). No hook of MMEngine lies between it and the model.
 """
 
 import functools
+import importlib.util
 import sys
 
 from mmengine.dataset import BaseDataset
@@ -65,4 +71,8 @@ SAFE_READING = Patches(_reading(prefix) for prefix in ("", "http://", "https://"
 COCO_CLASSES = _CocoClasses(
     patched_attribute(base, "__init__", _with_classes_by_name) for base in (BaseDataset, BaseMetric)
 )
+if importlib.util.find_spec("mmcv"):
+    from .pictures import PICTURES
+else:  # MMEngine runs without
+    PICTURES = Patches()
 SIZE_NOTES = patched_attribute(BaseDataPreprocessor, "__call__", noting_sizes)
