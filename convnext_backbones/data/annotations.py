@@ -264,14 +264,32 @@ def _check_left_out_pictures(
 
 
 def records_of(content: Annotations, data: Records) -> list[Record]:
-    """The pictures of the file, for a split whose data set cannot be made."""
-    return [
-        Record(
-            path_of(image, data),
-            (image["width"], image["height"]) if {"width", "height"} <= image.keys() else None,
+    """The pictures of the file with the boxes of the classes, for a split whose data set cannot be made."""
+    numbers = {
+        number: data.classes.index(category["name"])
+        for number, category in content.categories.items()
+        if category.get("name") in data.classes
+    }
+    of_picture: dict[Any, list[dict]] = {}
+    for box in content.boxes:
+        image = content.images.get(_hashable(box.get("image_id")))
+        usable = image and _hashable(box.get("category_id")) in numbers
+        if usable and what_is_wrong(box, image) not in LEFT_OUT:
+            of_picture.setdefault(_hashable(box["image_id"]), []).append(box)
+    records = []
+    for number, image in content.images.items():
+        boxes = of_picture.get(number, [])
+        records.append(
+            Record(
+                path_of(image, data),
+                (image["width"], image["height"]) if {"width", "height"} <= image.keys() else None,
+                tuple((x, y, x + w, y + h) for x, y, w, h in (box["bbox"] for box in boxes)),
+                tuple(numbers[_hashable(box["category_id"])] for box in boxes),
+                tuple(box.get("segmentation") for box in boxes),
+                tuple(bool(box.get("iscrowd")) for box in boxes),
+            )
         )
-        for image in content.images.values()
-    ]
+    return records
 
 
 def path_of(image: dict, data: Records) -> str:

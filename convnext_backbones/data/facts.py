@@ -7,18 +7,18 @@ import json
 import multiprocessing
 import os
 import sqlite3
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-VERSION = 1  # of the facts below; another one reads everything again
-TURN = 0x0112  # EXIF's tag of the orientation
-TURNED = (5, 6, 7, 8)  # its values with width and height exchanged
+from ..errors import UserError
+from .pictures import probe, read_label_map, read_picture
+
+VERSION = 2  # of the facts below; another one reads everything again
 FEW = 64  # files that are not worth starting processes for
 AT_ONCE = 16  # files a process takes at a time
 
@@ -26,55 +26,41 @@ Facts = dict[str, Any]
 
 
 def picture_facts(path: str) -> Facts:
-    """error, or: width and height as it is shown, mode, bits a channel, turn (EXIF), digest of the bytes."""
-    return _facts(path, _of_picture)
+    """error (a sentence); or width and height as it is shown, mode, bits a channel, orientation (EXIF's)
+    and the digest of the bytes."""
+    try:
+        content = Path(path).read_bytes()
+        read_picture(path, content=content)  # the whole of it, as training will
+    except (UserError, OSError) as error:
+        return _error(path, error)
+    with Image.open(io.BytesIO(content)) as image:
+        mode = image.mode
+    header = probe(path)
+    return dict(
+        width=header.width, height=header.height, mode=mode, bits=_bits(content, mode),
+        orientation=header.orientation, digest=hashlib.blake2b(content, digest_size=16).hexdigest(),
+    )  # fmt: skip
 
 
 def label_facts(path: str) -> Facts:
-    """error, or: width, height, mode, format, and how many pixels have which value (no values for colours)."""
-    return _facts(path, _of_labels)
+    """error (a sentence); or width, height, and how many pixels have which value."""
+    try:
+        labels = read_label_map(path)
+    except (UserError, OSError) as error:
+        return _error(path, error)
+    values, counts = np.unique(labels, return_counts=True)
+    pixels = dict(zip(map(str, values.tolist()), counts.tolist(), strict=True))
+    return dict(width=labels.shape[1], height=labels.shape[0], values=pixels)
 
 
 KINDS: dict[str, Callable[[str], Facts]] = {"picture": picture_facts, "labels": label_facts}
 
 
-def _facts(path: str, read: Callable[[bytes, Image.Image], Facts]) -> Facts:
-    try:
-        content = Path(path).read_bytes()
-        if not content:
-            return {"error": "has no bytes"}
-        with warnings.catch_warnings(), Image.open(io.BytesIO(content)) as image:
-            warnings.simplefilter("ignore")
-            return read(content, image)
-    except FileNotFoundError:
-        return {"error": "is missing"}
-    except IsADirectoryError:
-        return {"error": "is a folder"}
-    except UnidentifiedImageError:
-        return {"error": "is no picture that can be read"}
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return {"error": f"cannot be read: {error}"}
-
-
-def _of_picture(content: bytes, image: Image.Image) -> Facts:
-    mode, (width, height) = image.mode, image.size
-    turn = image.getexif().get(TURN, 1)
-    image.load()
-    if turn in TURNED:
-        width, height = height, width
-    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return dict(
-        width=width, height=height, mode=mode, bits=_bits(content, mode), turn=turn, digest=digest
-    )
-
-
-def _of_labels(content: bytes, image: Image.Image) -> Facts:
-    facts = dict(width=image.width, height=image.height, mode=image.mode, format=image.format or "")
-    labels = np.asarray(image)
-    if labels.ndim == 3 or labels.dtype.kind == "f":
-        return {**facts, "values": {}}
-    values, counts = np.unique(labels.astype(np.int64), return_counts=True)
-    return {**facts, "values": dict(zip(map(str, values), map(int, counts), strict=True))}
+def _error(path: str, error: Exception) -> Facts:
+    if not Path(path).exists():
+        return {"error": f"{path} is missing", "missing": True}
+    reason = error.strerror if isinstance(error, OSError) else None
+    return {"error": f"{path}: {reason}" if reason else str(error), "missing": False}
 
 
 def _bits(content: bytes, mode: str) -> int:

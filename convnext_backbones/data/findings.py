@@ -37,12 +37,12 @@ CHECKS = {
     "picture is missing": (STOPS, "Correct the folder or the file names, or leave them out: --fix"),
     "picture cannot be read": (STOPS, "Replace them, or leave them out: --fix"),
     "picture is turned by EXIF": (TELLS, "Read turned, as they are shown; --fix writes them so"),
-    "recorded size is that before EXIF's turn": (
-        WARNS,
-        "Are the boxes drawn on the picture as it is shown? Look at --page",
+    "labels are of the picture before EXIF turns it": (
+        TELLS,
+        "By their size: it is read unturned, as they are; --fix writes it so",
     ),
     "picture is of another size than recorded": (
-        WARNS,
+        STOPS,
         "Do the boxes belong to these files? --fix records the sizes that they have",
     ),
     "picture is not of 8 bits": (TELLS, "Read as 8 bits, scaled; --fix writes them so"),
@@ -54,10 +54,7 @@ CHECKS = {
     # ---- label maps
     "label map is missing": (STOPS, "Correct the folder or the suffix, or leave the picture out: --fix"),
     "label map cannot be read": (STOPS, "Replace it, or leave the picture out: --fix"),
-    "label map holds colours": (STOPS, "Class numbers are wanted: `convnext-backbones new-config` makes them of colours"),
-    "label map is a JPEG": (WARNS, "Its values are blurred at borders: keep label maps as PNG"),
     "label map is of another size than its picture": (STOPS, "Bring them to one size, or leave them out: --fix"),
-    "label map lies as the picture before EXIF's turn": (STOPS, "The picture is read turned: turn the label map, or --fix"),
     "label values beyond the classes": (STOPS, "Add the classes, or give pixels without a class the void label; --fix does the latter"),
     "a void label in one place alone": (STOPS, "Give every place the same one"),
     "label map without a labelled pixel": (TELLS, "Nothing is learned from it"),
@@ -100,11 +97,9 @@ CHECKS = {
     "objects of less than 4 pixels at the network's size": (TELLS, "Hard to find: a larger picture size helps"),
     # ---- the config
     "data set cannot be built": (STOPS, ""),
-    "classes are a string": (STOPS, "Write a tuple: ('name',)"),
-    "class counts disagree": (STOPS, "Set them to the number of classes"),
+    "the config and its data do not fit": (STOPS, ""),
     "evaluator reads another file": (STOPS, "Set its ann_file to that of the data set"),
     "evaluator measures masks": (STOPS, "The model gives none: metric='bbox'"),
-    "save_best names no metric": (STOPS, "Name one that the evaluator gives"),
 }  # fmt: skip
 
 

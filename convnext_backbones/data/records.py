@@ -31,13 +31,12 @@ class Evaluation(NamedTuple):
     """An evaluator of a config.
 
     kind: its name. annotations: the annotation file that it reads, if it reads one. masks: it measures
-    masks. gives: the metrics that it is known to give, empty for unknown ones.
+    masks.
     """
 
     kind: str
     annotations: str | None = None
     masks: bool = False
-    gives: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -54,14 +53,12 @@ class Records:
             framework changes; others stay.
         voids: the label that counts for no class, by the place of the config that says it.
         values: how many values of a label map the framework tells apart; higher ones wrap.
-        heads: how many classes each part of the model has, by its place in the config.
         needs_masks: the model or the pipeline takes a mask of every object.
-        needs_sizes: a picture of another size than recorded ends the run.
         gives_masks: the model predicts them.
         resized: a picture's (width, height) to the size that the config resizes it to, of several the
             middle one.
         least: the least side that the network takes, in pixels.
-        evaluations: the evaluators of this split; `save_best`: the metrics that choose a checkpoint.
+        evaluations: the evaluators of this split.
         setting: the lines that put this split on other files: {split}, {annotations}, {images},
             {labels}.
     """
@@ -77,12 +74,9 @@ class Records:
     renumber: Mapping[int, int] = field(default_factory=dict)
     voids: Mapping[str, int] = field(default_factory=dict)
     values: int = 256
-    heads: Mapping[str, int] = field(default_factory=dict)
     needs_masks: bool = False
     gives_masks: bool = False
-    needs_sizes: bool = False
     resized: Callable[[int, int], tuple[float, float]] | None = None
     least: int = 32
     evaluations: tuple[Evaluation, ...] = ()
-    save_best: tuple[str, ...] = ()
     setting: str = ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..errors import UserError
 from .annotations import (
@@ -22,11 +22,12 @@ from .annotations import (
     read_annotations,
     what_is_wrong,
 )
-from .facts import TURN, TURNED, Facts
+from .facts import Facts
 from .findings import Findings
-from .pictures import read_picture
+from .pictures import EXCHANGED, read_picture
 from .records import VOID, Record, Records
 
+JPEG = (".jpg", ".jpeg")
 AllFacts = Mapping[tuple[str, str], Facts]
 
 
@@ -38,7 +39,7 @@ def repair(
 ) -> tuple[list[str], list[str]]:
     """Write a repaired copy of each split.
 
-    Pictures: turned by EXIF, 8-bit RGB; unreadable and missing ones are left out. COCO JSON: boxes in
+    Pictures: turned by EXIF (not where the labels are of the unturned one), 8-bit RGB; unreadable and missing ones are left out. COCO JSON: boxes in
     pixels and clipped, empty ones left out, ids made unique, categories numbered from 1 in the order of
     the classes. Label maps: PNG of the picture's size, values beyond the classes void.
 
@@ -172,6 +173,7 @@ def _segmentation(data: Records, facts: AllFacts, folder: Path, progress) -> tup
             did["pictures left out"] += 1
             continue
         inside = _inside(record.picture, data)
+        record = record._replace(size=labels.size)
         if _write_picture(record, facts, pictures / inside, did):
             target = maps / Path(inside).parent / Path(record.label_map).name
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -188,10 +190,7 @@ def _labels(record: Record, data: Records, facts: AllFacts, did: Counter) -> Ima
         return None
     image = Image.open(record.label_map)
     size = (of_picture["width"], of_picture["height"])
-    if of_picture["turn"] in TURNED and image.size == size[::-1]:
-        image = _turned(image, of_picture["turn"])
-        did["label maps turned"] += 1
-    if image.size != size:
+    if image.size not in (size, size[::-1] if of_picture["orientation"] in EXCHANGED else size):
         return None
     voids = set(data.voids.values()) or {VOID}
     void = next(
@@ -213,12 +212,6 @@ def _labels(record: Record, data: Records, facts: AllFacts, did: Counter) -> Ima
     return repaired
 
 
-def _turned(image: Image.Image, turn: int) -> Image.Image:
-    """As a picture is shown whose EXIF says `turn`."""
-    image.getexif()[TURN] = turn
-    return ImageOps.exif_transpose(image)
-
-
 # ---- pictures ------------------------------------------------------------------------------------
 def _inside(picture: str, data: Records) -> str:
     """A picture's path below the folder of all of them; its name for one that lies elsewhere."""
@@ -237,13 +230,12 @@ def _write_picture(
     target.parent.mkdir(parents=True, exist_ok=True)
     size = (of_picture["width"], of_picture["height"])
     did["pictures written"] += 1
-    if of_picture["mode"] == "RGB" and of_picture["bits"] == 8 and of_picture["turn"] == 1:
+    if of_picture["mode"] == "RGB" and of_picture["bits"] == 8 and of_picture["orientation"] == 1:
         shutil.copyfile(record.picture, target)
         return size
     did["pictures changed"] += 1
-    image = Image.fromarray(read_picture(record.picture))
-    image.save(target, quality=95, subsampling=0) if target.suffix.lower() in (
-        ".jpg",
-        ".jpeg",
-    ) else (image.save(target))
+    unturned = of_picture["orientation"] in EXCHANGED and record.size == size[::-1]
+    image = Image.fromarray(read_picture(record.picture, size=record.size if unturned else None))
+    best = {"quality": 95, "subsampling": 0} if target.suffix.lower() in JPEG else {}
+    image.save(target, **best)
     return image.size

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
 from ..data.checks import Counts, check, complete, files_of
 from ..data.facts import Cache, Facts, read_facts
-from ..data.findings import STOPS, TELLS, WARNS, Finding
+from ..data.findings import STOPS, TELLS, WARNS, Finding, Findings
 from ..data.records import Records
 from ..errors import UserError
 from .host import Host
@@ -42,12 +43,16 @@ def check_data(host: Host, args: Namespace) -> int:
     config = host.load_config(
         args.config, sample=args.sample, shrink=args.shrink, options=host.overrides(args)
     )
-    host.check_data(config, ("train", "val"))
+    refused = Findings("")
+    try:
+        host.check_data(config, ("train", "val"))
+    except UserError as error:
+        refused.add("the config and its data do not fit", str(error))
     splits = splits_of(host, config, SPLITS)
-    if not splits:
-        raise UserError(f"{args.config} has no data to check")
     for data in splits:
         complete(data)
+    if not any(data.records for data in splits):
+        raise UserError("; ".join(finding.examples[0] for finding in refused) or "there is no data")
     facts = read_facts(
         files_of(splits),
         processes=args.workers,
@@ -55,6 +60,7 @@ def check_data(host: Host, args: Namespace) -> int:
         progress=lambda files, total: tqdm(files, "reading", total, unit="file", disable=not total),
     )
     findings, counts = check(splits, facts)
+    findings = [*refused, *findings]
     console = Console(width=None if sys.stdout.isatty() else 150)
     print_classes(console, splits, counts)
     print_findings(console, splits, facts, findings)
@@ -110,7 +116,7 @@ def print_classes(console: Console, splits: Sequence[Records], counts: Counts) -
             else:
                 everything = sum(other.amount for other in counts[data.split].values()) or 1
                 cells += [str(count.pictures), f"{100 * count.amount / everything:.2f}"]
-        table.add_row(name, *cells)
+        table.add_row(escape(name), *cells)
     console.print(table)
     if boxes:
         console.print("small: under 32x32 pixels, large: over 96x96; pixels across: the median of the "
@@ -130,7 +136,7 @@ def print_findings(
             what = "; ".join(finding.examples)
             what += f"\n{finding.advice}" if what and finding.advice else finding.advice
             table.add_row(
-                finding.check, finding.split, str(finding.count), finding.severity, what,
+                finding.check, finding.split, str(finding.count), finding.severity, escape(what),
                 style=STYLES[finding.severity],
             )  # fmt: skip
         console.print(table)
@@ -211,11 +217,8 @@ def _sampled(data: Records) -> dict[tuple[str, str], Facts]:
     """The facts of files spread over the split, and of all that are missing or have no bytes."""
     facts = {}
     for job in files_of([data])[:LOOKED_FOR]:
-        try:
-            if not os.stat(job[1]).st_size:
-                facts[job] = {"error": "has no bytes"}
-        except OSError:
-            facts[job] = {"error": "is missing"}
+        if not os.path.isfile(job[1]) or not os.path.getsize(job[1]):
+            facts |= read_facts([job])
     step = max(1, len(data.records) // SAMPLE)
     until = time.monotonic() + SECONDS
     for record in data.records[::step][:SAMPLE]:

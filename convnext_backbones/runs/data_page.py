@@ -65,10 +65,13 @@ def save_page(path: Path, splits: Sequence[Records], findings: Sequence[Finding]
 
 def _offenders(splits: Sequence[Records], findings: Sequence[Finding]) -> Iterator[Tile]:
     records = {(d.split, record.picture): (record, d) for d in splits for record in d.records}
+    checks: dict[tuple[str, str], list[str]] = {}
     for finding in findings:
         for picture in finding.pictures:
             if (finding.split, picture) in records:
-                yield Tile(f"{finding.severity}: {finding.check}", *records[finding.split, picture])
+                checks.setdefault((finding.split, picture), []).append(finding.check)
+    for key, names in checks.items():
+        yield Tile("; ".join(dict.fromkeys(names)), *records[key])
 
 
 def _spread(data: Records) -> Iterator[Tile]:
@@ -81,7 +84,10 @@ def _spread(data: Records) -> Iterator[Tile]:
 
 def drawn(record: Record, data: Records) -> np.ndarray:
     """A picture with its boxes and masks, or its label map; (H, W, 3) uint8 RGB."""
-    image = read_picture(record.picture)
+    try:
+        image = read_picture(record.picture, size=record.size, label_map=record.label_map)
+    except UserError:  # of another size: drawn as it is, which shows it
+        image = read_picture(record.picture)
     palette = data.palette or palette_of(len(data.classes))
     if data.task == "boxes":
         known = [k for k, label in enumerate(record.labels) if 0 <= label < len(data.classes)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import detectron2.data.transforms as T
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.structures import BoxMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ...data.records import VOID, Evaluation, Record, Records
 from ...errors import UserError
@@ -19,7 +19,6 @@ from ...runs.preparation import CONFIG_ERRORS
 from . import data as data_sets
 from .configs import LazyRun, Run, YamlRun
 
-OWN_CLASSES = ("proposal_generator", "backbone")  # parts that number others than the data
 _BOXES_SETTING = "{{name: NAME_{split}, annotations: {annotations}, images: {images}}}\n"
 _MAPS_SETTING = "{{name: NAME_{split}, images: {images}, labels: {labels}, classes: [..]}}\n"
 
@@ -42,17 +41,15 @@ def records(run: Run, split: str, *, most: int | None = None) -> Records | None:
     meta = MetadataCatalog.get(names[0])
     maps = bool(meta.get("sem_seg_root")) and not meta.get("json_file")
     one = len(names) == 1
-    masks = _gives_masks(run)
+    masks = run.without_masks() is not None
     found = Records(
         split,
         "label maps" if maps else "boxes",
         (),
         annotations=meta.get("json_file") if one else None,
         images=meta.get("image_root"),
-        heads=dict(class_counts(run)),
         needs_masks=masks and not maps,
         gives_masks=masks,
-        needs_sizes=True,
         resized=_resizing(run, split),
         setting=_MAPS_SETTING if maps else _BOXES_SETTING,
     )
@@ -118,48 +115,12 @@ def _record(entry: dict) -> Record:
 
 
 # ---- what the config says ------------------------------------------------------------------------
-def class_counts(run: Run) -> Iterator[tuple[str, int]]:
-    """How many classes each part of the model has, by its place in the config."""
-    if isinstance(run, LazyRun):
-        yield from _lazy_class_counts(run.cfg.model, "model")
-        return
-    model = run.cfg.MODEL
-    nodes = {
-        "GeneralizedRCNN": ("ROI_HEADS",),
-        "RetinaNet": ("RETINANET",),
-        "SemanticSegmentor": ("SEM_SEG_HEAD",),
-    }
-    for node in nodes.get(model.META_ARCHITECTURE, ()):
-        yield f"MODEL.{node}.NUM_CLASSES", model[node].NUM_CLASSES
-
-
-def _lazy_class_counts(node, place: str) -> Iterator[tuple[str, int]]:
-    if isinstance(node, ListConfig):
-        for k, part in enumerate(node):
-            yield from _lazy_class_counts(part, f"{place}[{k}]")
-    elif isinstance(node, DictConfig):
-        for key in node:
-            part = node[key]
-            if key == "num_classes" and isinstance(part, int):
-                yield f"{place}.{key}", part
-            elif key not in OWN_CLASSES:
-                yield from _lazy_class_counts(part, f"{place}.{key}")
-
-
-def _gives_masks(run: Run) -> bool:
-    if isinstance(run, YamlRun):
-        return run.cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and run.cfg.MODEL.MASK_ON
-    return bool(OmegaConf.select(run.cfg.model, "roi_heads.mask_head", default=None))
-
-
 def _voids(run: Run, name: str) -> Iterator[tuple[str, int]]:
     """The label that counts for no class, by the places that say it."""
     yield f"ignore_label of {name}", MetadataCatalog.get(name).get("ignore_label", VOID)
-    if isinstance(run, YamlRun):
-        yield "MODEL.SEM_SEG_HEAD.IGNORE_VALUE", run.cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-    else:
-        key = "sem_seg_head.ignore_value"
-        yield f"model.{key}", OmegaConf.select(run.cfg.model, key, default=VOID)
+    void = run.get(run.IGNORE_KEY)
+    if void is not None:
+        yield run.IGNORE_KEY, void
 
 
 def _annotations_of_evaluator(run: Run, name: str) -> str | None:

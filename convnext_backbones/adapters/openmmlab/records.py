@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import logging
 import math
 import os.path
 from collections.abc import Callable, Iterator, Mapping
@@ -13,20 +14,10 @@ from mmengine.registry import DATASETS, init_default_scope
 from ...data.records import VOID, Evaluation, Record, Records
 from ...errors import UserError
 from ...runs.preparation import CONFIG_ERRORS
+from .config_mistakes import classes_in, data_sets
+from .signatures import classes_of
 
 STRIDE = 32  # of the last stage
-OWN_CLASSES = (
-    "rpn_head",
-    "semantic_head",
-    "backbone",
-    "teacher",
-)  # parts that number others than the data
-COCO_ITEMS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
-IOU_ITEMS = {
-    "mIoU": ("aAcc", "mIoU", "mAcc"),
-    "mDice": ("aAcc", "mDice", "mAcc"),
-    "mFscore": ("aAcc", "mFscore", "mPrecision", "mRecall"),
-}
 
 
 def records(cfg: Config, split: str, *, most: int | None = None) -> Records | None:
@@ -36,14 +27,12 @@ def records(cfg: Config, split: str, *, most: int | None = None) -> Records | No
     if settings is None or (split == "test" and settings == _data_set(cfg, "val")):
         return None
     init_default_scope(cfg.default_scope)
-    parts = list(_leaves(settings))
+    parts = [part for _, part in data_sets(cfg, split)]
     if most is not None and any(_bytes(part) > most for part in parts):
         return None
     found = [_records_of(cfg, split, part) for part in parts]
     first = found[0]
-    for other in found[
-        1:
-    ]:  # of a ConcatDataset; what is said of annotation files is said of the first
+    for other in found[1:]:  # of a ConcatDataset: annotation files are read of a single one
         first.records += other.records
         first.error = first.error or other.error
     if len(found) > 1:
@@ -55,15 +44,17 @@ def _data_set(cfg: Config, split: str) -> Mapping | None:
     return (cfg.get(f"{split}_dataloader") or {}).get("dataset")
 
 
-def _leaves(settings: Mapping) -> Iterator[Mapping]:
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    if "datasets" in settings:
-        for part in settings["datasets"]:
-            yield from _leaves(part)
-    elif "dataset" in settings:
-        yield from _leaves(settings["dataset"])
-    else:
-        yield settings
+def _is_coco(settings: Mapping, scope: str) -> bool:
+    """Whether the data set reads its annotation file as CocoDataset does."""
+    if scope != "mmdet":
+        return False
+    from mmdet.datasets import CocoDataset  # here: MMSegmentation runs without
+
+    return any(
+        all(getattr(made, name, None) is getattr(CocoDataset, name)
+            for name in ("load_data_list", "parse_data_info"))
+        for made in classes_of(settings.get("type"), scope)
+    )  # fmt: skip
 
 
 def _bytes(settings: Mapping) -> int:
@@ -81,16 +72,16 @@ def _records_of(cfg: Config, split: str, settings: Mapping) -> Records:
     data = Records(
         split,
         "boxes" if boxes else "label maps",
-        _classes(settings),
-        annotations=os.path.join(root, annotations) if annotations.endswith(".json") else None,
+        tuple(classes_in(settings, cfg.default_scope) or ()),
+        annotations=os.path.join(root, annotations)
+        if _is_coco(settings, cfg.default_scope)
+        else None,
         images=os.path.join(root, prefix.get("img") or prefix.get("img_path") or ""),
-        heads=dict(class_counts(cfg.model)),
         needs_masks=boxes and any(t.get("with_mask") for t in _transforms(pipeline)),
         gives_masks=masks,
         resized=_resizing(pipeline),
         least=1 if (cfg.model.get("data_preprocessor") or {}).get("pad_size_divisor") else STRIDE,
         evaluations=tuple(_evaluations(cfg, split)),
-        save_best=_save_best(cfg) if split == "val" else (),
         setting=_BOXES_SETTING if boxes else _MAPS_SETTING,
     )
     if split != "train":
@@ -98,7 +89,7 @@ def _records_of(cfg: Config, split: str, settings: Mapping) -> Records:
     if not boxes:
         data.voids = dict(_voids(cfg, split))
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells of its index
+        with _quiet():
             dataset = DATASETS.build({**copy.deepcopy(dict(settings)), "pipeline": []})
             infos = [dataset.get_data_info(k) for k in range(len(dataset))]
     except UserError as error:
@@ -107,13 +98,25 @@ def _records_of(cfg: Config, split: str, settings: Mapping) -> Records:
     except (*CONFIG_ERRORS, OSError) as error:
         data.error = f"{type(error).__name__}: {error}"
         return data
-    data.classes = dataset.metainfo.get("classes") or ()
-    data.classes = data.classes if isinstance(data.classes, str) else tuple(data.classes)
+    data.classes = tuple(dataset.metainfo.get("classes") or ())
     data.palette = dataset.metainfo.get("palette")
     data.records = [_record(info) for info in infos]
     if not boxes:
         data.renumber = _renumbering(dataset, pipeline)
     return data
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """pycocotools prints of its index; what this package's readers warn of, the checks say with counts."""
+    logger = logging.getLogger("convnext_backbones")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 _BOXES_SETTING = (
@@ -125,15 +128,6 @@ _MAPS_SETTING = (
     '{split}_dataloader = dict(dataset=dict(data_root="", data_prefix=dict(img_path="{images}", '
     'seg_map_path="{labels}")))\n'
 )
-
-
-def _classes(settings: Mapping) -> tuple[str, ...]:
-    """As the config has them, for a data set that cannot be built."""
-    classes = (settings.get("metainfo") or {}).get("classes")
-    if classes is None:
-        kind = DATASETS.get(settings.get("type")) if isinstance(settings.get("type"), str) else None
-        classes = (getattr(kind, "METAINFO", None) or {}).get("classes") or ()
-    return classes if isinstance(classes, str) else tuple(classes)
 
 
 def _record(info: Mapping) -> Record:
@@ -167,26 +161,6 @@ def _renumbering(dataset, pipeline: list[Mapping]) -> dict[int, int]:
 
 
 # ---- what the config says ------------------------------------------------------------------------
-def class_counts(node, place: str = "model") -> Iterator[tuple[str, int]]:
-    """How many classes each part of a model has, by its place in the config."""
-    if isinstance(node, list | tuple):
-        for k, part in enumerate(node):
-            yield from class_counts(part, f"{place}[{k}]")
-    if not isinstance(node, Mapping):
-        return
-    for key, part in node.items():
-        if key == "num_classes" and isinstance(part, int):
-            yield f"{place}.{key}", part
-        elif key == "num_things_classes" and isinstance(part, int):
-            yield f"{place}.{key}", part + (node.get("num_stuff_classes") or 0)
-        elif key not in OWN_CLASSES:
-            yield from class_counts(part, f"{place}.{key}")
-    if node.get("type") in ("Mask2FormerHead", "MaskFormerHead"):
-        weights = (node.get("loss_cls") or {}).get("class_weight")
-        if isinstance(weights, list | tuple):  # the last one is of "no object"
-            yield f"len({place}.loss_cls.class_weight) - 1", len(weights) - 1
-
-
 def _gives_masks(model: Mapping) -> bool:
     """Whether a detector predicts masks."""
     heads = [model, model.get("roi_head") or {}]
@@ -218,37 +192,7 @@ def _evaluations(cfg: Config, split: str) -> Iterator[Evaluation]:
         names = evaluator.get("metric") or evaluator.get("iou_metrics") or ()
         names = [names] if isinstance(names, str) else list(names)
         annotations = evaluator.get("ann_file") if kind == "CocoMetric" else None
-        gives = set(_given(kind, evaluator, names, _classes_of(cfg, split)))
-        yield Evaluation(
-            kind, annotations, kind == "CocoMetric" and "segm" in names, frozenset(gives)
-        )
-
-
-def _classes_of(cfg: Config, split: str) -> tuple[str, ...]:
-    return next((_classes(part) for part in _leaves(_data_set(cfg, split) or {})), ())
-
-
-def _given(kind: str, evaluator: Mapping, names: list[str], classes) -> Iterator[str]:
-    """The metrics of an evaluator; none for one that is not known here."""
-    prefix = evaluator.get("prefix")
-    if kind == "CocoMetric" and not any("proposal" in name for name in names):
-        prefix = prefix or "coco"
-        for item in evaluator.get("metric_items") or COCO_ITEMS:
-            yield from (f"{prefix}/{name}_{item}" for name in names or ["bbox"])
-        yield from (f"{prefix}/{name}_precision" for name in classes if evaluator.get("classwise"))
-    elif kind == "VOCMetric":
-        thresholds = evaluator.get("iou_thrs", 0.5)
-        for threshold in thresholds if isinstance(thresholds, list | tuple) else [thresholds]:
-            yield f"{prefix or 'pascal_voc'}/AP{round(threshold * 100):02d}"
-        yield f"{prefix or 'pascal_voc'}/mAP"
-    elif kind == "IoUMetric":
-        for name in names or ["mIoU"]:
-            yield from (f"{prefix}/{item}" if prefix else item for item in IOU_ITEMS.get(name, ()))
-
-
-def _save_best(cfg: Config) -> tuple[str, ...]:
-    best = ((cfg.get("default_hooks") or {}).get("checkpoint") or {}).get("save_best") or ()
-    return (best,) if isinstance(best, str) else tuple(best)
+        yield Evaluation(kind, annotations, kind == "CocoMetric" and "segm" in names)
 
 
 # ---- pipelines -----------------------------------------------------------------------------------
