@@ -389,7 +389,7 @@ def _entries(tree: Tree, one: File, notes: list[str]) -> list[Entry]:
     images = {_key(image.get("id")): image for image in one.content["images"]}
     unsaid = [n for n in one.pictures if not (images[n].get("width") and images[n].get("height"))]
     read = dict(zip(unsaid, headers(tree.path(one.pictures[n]) for n in unsaid), strict=True))
-    bad = [f"{one.pictures[n]} {h.error}" for n, h in read.items() if h.error]
+    bad = [h.error for h in read.values() if h.error]
     if bad:
         notes.append(
             f"{one.file}: left out, {counted(len(bad), 'picture')} that cannot be read: {some(bad)}."

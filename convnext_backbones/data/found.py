@@ -16,7 +16,8 @@ from ..errors import UserError
 from . import coco, label_maps, voc, yolo
 from .described import KINDS, TASKS, VOID, Found, Range, Sizes, Split
 from .keeping import write_all
-from .tree import PICTURES, Tree, counted
+from .pictures import SUFFIXES
+from .tree import Tree, counted
 
 __all__ = ["VOID", "Found", "Range", "Sizes", "Split", "keep", "look"]
 
@@ -75,7 +76,7 @@ def _kinds(tree: Tree) -> list[str]:
             else "no pictures"
         )
         raise UserError(
-            f"{tree.root} holds {what}; pictures end in {', '.join(PICTURES)}. Give the folder that holds "
+            f"{tree.root} holds {what}; pictures end in {', '.join(SUFFIXES)}. Give the folder that holds "
             "both, pictures and labels"
         )
     found = [

@@ -3,9 +3,8 @@
 import io
 import os
 import re
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -16,9 +15,11 @@ from ..errors import UserError
 from .boxes import class_file, common_folder, picture_sizes
 from .colours import HOW, Colour, named_colours, table_of
 from .described import VOID, Found, Plan, Split
+from .pictures import probe, read_label_map, read_picture
 from .splits import divide
-from .tree import Header, Tree, counted, header, headers, some, split_of
+from .tree import Header, Tree, counted, headers, some, split_of
 
+COLOURED = ("RGB", "RGBA", "CMYK")
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 FEW = 64  # different values in a picture, at most, for a label map
 SAMPLED = 4  # pictures of a folder that are opened to tell label maps
@@ -95,9 +96,8 @@ def _families(tree: Tree) -> list[Family]:
     for (folder, end), names in folders.items():
         inside = f"{folder}/" if folder else ""
         endings: Counter[str] = Counter()
-        for (
-            name
-        ) in names:  # "_mask" of "0001_mask", "_gtFine_labelIds" of "aachen_0_gtFine_labelIds"
+        # "_mask" of "0001_mask", "_gtFine_labelIds" of "aachen_0_gtFine_labelIds"
+        for name in names:
             marks = [m.start() for m in re.finditer(r"[_\-. ]", name) if m.start()]
             endings.update({name[k:] for k in marks[-3:] if not name[k + 1 :].isdigit()})
         common = [
@@ -138,32 +138,14 @@ def _holds_maps(tree: Tree, family: Family) -> bool:
         return False
     files = list(family.files.values())
     for file in files[:: max(1, len(files) // SAMPLED)][:SAMPLED]:
-        image = _open(tree, file)
-        if image is None:
+        try:
+            if probe(tree.path(file)).mode == "P":
+                continue
+            if len(_counted_values(values_in(tree.path(file)))) > FEW:
+                return False
+        except UserError:  # said where all of them are read
             continue
-        if image.mode == "P":
-            continue
-        values = np.asarray(image)
-        flat = (
-            values.reshape(-1, values.shape[2])[:, :3]
-            if values.ndim == 3
-            else values.reshape(-1, 1)
-        )
-        flat = flat[:: max(1, len(flat) // 50_000)]
-        if len(np.unique(flat, axis=0)) > FEW:
-            return False
     return True
-
-
-def _open(tree: Tree, file: str) -> Image.Image | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(tree.path(file))
-            image.load()
-            return image
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
 
 
 # ---- values --------------------------------------------------------------------------------------
@@ -173,26 +155,21 @@ def values_in(path: str | os.PathLike) -> np.ndarray:
     Raises:
         UserError: it cannot be read; names it.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("RGBA", "CMYK", "LA"):
-                image = image.convert("RGB" if image.mode != "LA" else "L")
-            values = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        said = header(path).error or "ends early or is damaged"
-        raise UserError(
-            f"the label map {path} cannot be read: {said} ({type(error).__name__})"
-        ) from error
-    return values.astype(np.uint8) if values.dtype == bool else values
+    return read_picture(path) if probe(path).mode in COLOURED else read_label_map(path)
 
 
 def _counted_values(values: np.ndarray) -> Counter:
-    """How many pixels have each number, or each colour as red << 16 | green << 8 | blue."""
-    if values.ndim == 3:
-        values = values.astype(np.int64)
-        values = values[..., 0] << 16 | values[..., 1] << 8 | values[..., 2]
-    numbers, counts = np.unique(values, return_counts=True)
+    """How many pixels have each number or each packed colour."""
+    numbers, counts = np.unique(_one_number(values), return_counts=True)
     return Counter(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
+
+
+def _one_number(values: np.ndarray) -> np.ndarray:
+    """(H, W) of (H, W, 3) colours: red << 16 | green << 8 | blue; numbers as they are."""
+    if values.ndim == 2:
+        return values
+    values = values.astype(np.int32)
+    return values[..., 0] << 16 | values[..., 1] << 8 | values[..., 2]
 
 
 class Values(NamedTuple):
@@ -261,21 +238,9 @@ def read(
             f"none of the {len(tree.pictures)} pictures in {tree.root} has a label map: a label map is a "
             "PNG of the same name in another folder, or with an ending such as _mask"
         )
-    pairs = _readable(tree, pairs, notes)
-    seen = headers(tree.path(pair.label_map) for pair in pairs)
-    photo = headers(tree.path(pair.picture) for pair in pairs)
-    other = [
-        f"{p.label_map} is {m.width} x {m.height}, {p.picture} {h.width} x {h.height}"
-        for p, m, h in zip(pairs, seen, photo, strict=True)
-        if (m.width, m.height) != (h.width, h.height)
-    ]
-    if other:
-        notes.append(
-            f"{counted(len(other), 'label map')} of another size than its picture, on which training stops: "
-            f"{some(other)}."
-        )
-    files = [pair.label_map for pair in pairs]
-    pixels = sum(m.width * m.height for m in seen) / len(seen)
+    rows = _readable(tree, pairs, notes)
+    files = [row.pair.label_map for row in rows]
+    pixels = sum(row.label_map.width * row.label_map.height for row in rows) / len(rows)
     values = _values(tree, files, PIXELS, pixels)
     if not values.colours and not _gapless(values.counts):
         values = _values(tree, files, float("inf"), pixels)  # each value becomes a class of its own
@@ -302,38 +267,52 @@ def read(
     absent = [name for k, name in enumerate(chosen.names) if not held[k]]
     if absent:
         notes.append(f"Without a pixel in the label maps read: {some(map(repr, absent), 6)}.")
-    return _answer(tree, pairs, photo, seen, chosen, notes)
+    return _answer(tree, rows, chosen, notes)
 
 
-def _readable(tree: Tree, pairs: Sequence[Pair], notes: list[str]) -> list[Pair]:
-    """Without those of which a file cannot be read; says what has no other half."""
+class Seen(NamedTuple):
+    """A pair and the headers of its two files."""
+
+    pair: Pair
+    picture: Header
+    label_map: Header
+
+
+def _readable(tree: Tree, pairs: Sequence[Pair], notes: list[str]) -> list[Seen]:
+    """Those of which both files can be read; says what cannot, has no other half or another size."""
     photo = headers(tree.path(pair.picture) for pair in pairs)
     maps = headers(tree.path(pair.label_map) for pair in pairs)
-    bad = [
-        f"{file} {h.error}"
-        for pair, halves in zip(pairs, zip(photo, maps, strict=True), strict=True)
-        for file, h in zip(pair, halves, strict=True)
-        if h.error
-    ]
+    bad = [h.error for h in (*photo, *maps) if h.error]
     if bad:
         notes.append(f"Left out, {counted(len(bad), 'file')} that cannot be read: {some(bad)}.")
-    kept = [p for p, a, b in zip(pairs, photo, maps, strict=True) if not (a.error or b.error)]
+    rows = map(Seen, pairs, photo, maps)
+    kept = [row for row in rows if not (row.picture.error or row.label_map.error)]
     if not kept:
         raise UserError(
             f"no picture in {tree.root} can be read together with its label map: {some(bad)}"
         )
     used = {file for pair in pairs for file in pair}
-    folders = {os.path.dirname(file): k for pair in pairs for k, file in enumerate(pair)}
-    mixed = {os.path.dirname(p.picture) for p in pairs} & {
-        os.path.dirname(p.label_map) for p in pairs
-    }
-    alone = [p for p in tree.pictures if p not in used and os.path.dirname(p) in folders]
-    for half, what in ((0, "without a label map"), (1, "without a picture")):
-        lost = [p for p in alone if folders[os.path.dirname(p)] == half]
-        lost = [p for p in lost if os.path.dirname(p) not in mixed] if half else lost
+    picture_folders, map_folders = (
+        {os.path.dirname(f) for f in files} for files in zip(*pairs, strict=True)
+    )
+    alone = [(p, os.path.dirname(p)) for p in tree.pictures if p not in used]
+    for kind, other, lost in (
+        ("picture", "label map", [p for p, folder in alone if folder in picture_folders]),
+        ("label map", "picture", [p for p, f in alone if f in map_folders - picture_folders]),
+    ):
         if lost:
-            kind = "label map" if half else "picture"
-            notes.append(f"Left out, {counted(len(lost), kind)} {what}: {some(lost)}.")
+            notes.append(f"Left out, {counted(len(lost), kind)} without a {other}: {some(lost)}.")
+    differ = [
+        f"{row.pair.label_map} is {row.label_map.width}x{row.label_map.height}, {row.pair.picture} "
+        f"{row.picture.width}x{row.picture.height}"
+        for row in kept
+        if (row.label_map.width, row.label_map.height) != (row.picture.width, row.picture.height)
+    ]
+    if differ:
+        notes.append(
+            f"{counted(len(differ), 'label map')} of another size than its picture, on which training "
+            f"stops: {some(differ)}."
+        )
     return kept
 
 
@@ -344,11 +323,9 @@ def _gapless(values: Iterable[int]) -> bool:
 
 
 def _palette(tree: Tree, file: str) -> list[Colour] | None:
-    image = _open(tree, file)
-    if image is None or image.mode != "P":
-        return None
-    flat = image.getpalette()
-    return [tuple(flat[k : k + 3]) for k in range(0, len(flat), 3)]
+    with Image.open(tree.path(file)) as image:
+        flat = image.getpalette() if image.mode == "P" else None
+    return flat and [tuple(flat[k : k + 3]) for k in range(0, len(flat), 3)]
 
 
 def _by_number(
@@ -546,23 +523,18 @@ def _packed(colour: Colour) -> int:
 
 
 # ---- the answer ----------------------------------------------------------------------------------
-def _answer(
-    tree: Tree,
-    pairs: Sequence[Pair],
-    photo: Sequence[Header],
-    seen: Sequence[Header],
-    chosen: Classes,
-    notes: list[str],
-) -> Found:
-    by_picture = {pair.picture: pair.label_map for pair in pairs}
+def _answer(tree: Tree, rows: Sequence[Seen], chosen: Classes, notes: list[str]) -> Found:
+    by_picture = {row.pair.picture: row.pair.label_map for row in rows}
     parts = divide(tree, list(by_picture), "Segmentation", notes)
-    sizes = picture_sizes((h.width for h in photo), (h.height for h in photo), ())
+    sizes = picture_sizes(
+        (row.picture.width for row in rows), (row.picture.height for row in rows), ()
+    )
     same = all(value == number for value, number in chosen.number.items())
-    plain = same and not chosen.rest and all(h.mode in ("L", "P") for h in seen)
+    plain = same and not chosen.rest and all(row.label_map.mode in ("L", "P") for row in rows)
     splits, files, annotations, listings = {}, {}, {}, {}
     for split, pictures in parts.items():
         own = [Pair(picture, by_picture[picture]) for picture in pictures]
-        lie = _as_they_lie(tree, own, by_picture) if plain else None
+        lie = _as_they_lie(tree, own) if plain else None
         if lie:
             splits[split] = Split(split, lie[0], lie[1], len(own), suffixes=lie[2])
             continue
@@ -585,7 +557,7 @@ def _answer(
     )  # fmt: skip
 
 
-def _as_they_lie(tree: Tree, pairs: Sequence[Pair], all_pairs: Mapping[str, str]):
+def _as_they_lie(tree: Tree, pairs: Sequence[Pair]):
     """The folders of the pictures and of the label maps and what their names end in, where these alone
     say which files belong together; None where they do not."""
     pictures, maps = (common_folder(files) for files in zip(*pairs, strict=True))
@@ -627,11 +599,9 @@ def _writer(tree: Tree, file: str, chosen: Classes, plain: bool) -> Callable[[],
         if plain and file.lower().endswith(".png"):
             return path.read_bytes()
         values = values_in(path)
-        if values.ndim == 3:
-            values = values.astype(np.int64)
-            values = values[..., 0] << 16 | values[..., 1] << 8 | values[..., 2]
-            if not chosen.rest:  # three equal numbers
-                values = values & 255
+        if values.ndim == 3 and not chosen.rest:
+            values = values[..., 0]  # three equal numbers
+        values = _one_number(values)
         known, where = np.unique(values, return_inverse=True)
         unknown = [value for value in known.tolist() if value not in chosen.number]
         if unknown and not chosen.rest:

@@ -113,7 +113,7 @@ def probe(path: str | Path) -> Probe:
     Raises:
         UserError: the file is missing, empty, no picture or too large.
     """
-    with _opened(path, None) as image:
+    with _opened(path, None, header=True) as image:
         width, height = image.size
         # Pillow looks for a PNG's EXIF behind its pixels where none stands before them
         where = image.format != "PNG" or "exif" in image.info
@@ -143,14 +143,19 @@ def picture_files(folder: str | Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path, content: bytes | None) -> Iterator[Image.Image]:
-    """The picture, opened; what goes wrong with it, also while the caller decodes it, as a sentence."""
+def _opened(
+    path: str | Path, content: bytes | None, *, header: bool = False
+) -> Iterator[Image.Image]:
+    """The picture, opened; what goes wrong with it, also while the caller decodes it, as a sentence.
+
+    header: read no more than that, of a file that may be large.
+    """
     try:
-        if content is None:
+        if content is None and not header:
             content = Path(path).read_bytes()
-        if not content:
+        if not (os.path.getsize(path) if content is None else content):
             raise UserError(f"the picture {path} is empty (0 bytes)")
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             yield image
     except UserError:
         raise

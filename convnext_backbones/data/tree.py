@@ -2,21 +2,16 @@
 
 import os
 import re
-import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from ..errors import UserError
+from .pictures import SUFFIXES, probe
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-LISTED = (*PICTURES, ".json", ".xml", ".txt", ".yaml", ".yml", ".csv", ".names")
+LISTED = (*SUFFIXES, ".json", ".xml", ".txt", ".yaml", ".yml", ".csv", ".names")
 OURS = ".written_by_convnext_backbones.json"  # in a folder that keep() wrote: what it wrote
-ORIENTATION = 0x0112  # EXIF's tag
-EXCHANGED = (5, 6, 7, 8)  # its values that exchange width and height
 
 SPLIT_WORDS = {
     "train": r"train(?:ing|val)?|trn",
@@ -59,7 +54,7 @@ class Tree:
         self._list(str(self.root), "", {os.path.realpath(self.root)})
         for files in self._files.values():
             files.sort()
-        self.pictures = sorted(file for end in PICTURES for file in self._files.get(end, ()))
+        self.pictures = sorted(file for end in SUFFIXES for file in self._files.get(end, ()))
 
     def _list(self, path: str, inside: str, parents: set[str]) -> None:
         try:
@@ -90,7 +85,7 @@ class Tree:
 
 class Header(NamedTuple):
     """What the first bytes of a picture say. width, height: as it is shown; turned: EXIF exchanges them;
-    error: why it cannot be read, as the end of a sentence."""
+    error: why it cannot be read, a sentence with its name."""
 
     width: int = 0
     height: int = 0
@@ -102,30 +97,16 @@ class Header(NamedTuple):
 def headers(paths: Iterable[str | Path]) -> list[Header]:
     """The headers of many pictures, without their pixels."""
     with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(header, paths, chunksize=64))
+        return list(pool.map(_header, paths, chunksize=64))
 
 
-def header(path: str | Path) -> Header:
+def _header(path: str | Path) -> Header:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of PIL on odd headers: check-data reads the whole file
-            with Image.open(path) as image:
-                width, height = image.size
-                # PIL looks for a PNG's EXIF behind its pixels where none stands before them.
-                where = image.format != "PNG" or "exif" in image.info
-                turned = where and image.getexif().get(ORIENTATION) in EXCHANGED
-                if turned:
-                    width, height = height, width
-                return Header(width, height, image.mode, turned)
-    except Image.DecompressionBombError:
-        return Header(error="more pixels than Pillow takes")
-    except (OSError, ValueError, SyntaxError) as error:
-        if os.path.exists(path) and not os.path.getsize(path):
-            return Header(error="has 0 bytes")
-        words = getattr(error, "strerror", None) or "is no picture"
-        return Header(error=words)
+        found = probe(path)
+    except UserError as error:
+        return Header(error=str(error))
+    size = (found.width, found.height)
+    return Header(*size, found.mode, found.stored != size)
 
 
 def stem(file: str) -> str:

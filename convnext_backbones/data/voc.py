@@ -54,7 +54,7 @@ def read(tree: Tree, task: str | None, classes: Sequence[str] | None) -> Found:
     notes: list[str] = []
     sheets = _sheets(tree, notes)
     found = headers(tree.path(sheet.picture) for sheet in sheets)
-    bad = [f"{s.picture} {h.error}" for s, h in zip(sheets, found, strict=True) if h.error]
+    bad = [h.error for h in found if h.error]
     if bad:
         notes.append(f"Left out, {counted(len(bad), 'picture')} that cannot be read: {some(bad)}.")
     pairs = [(s, h) for s, h in zip(sheets, found, strict=True) if not h.error]

@@ -64,7 +64,7 @@ def read(tree: Tree, task: str | None, classes: Sequence[str] | None) -> Found:
     splits = _splits(tree, described, labels, notes)
     pictures = [picture for files in splits.values() for picture in files]
     found = dict(zip(pictures, headers(map(tree.path, pictures)), strict=True))
-    bad = [f"{picture} {h.error}" for picture, h in found.items() if h.error]
+    bad = [h.error for h in found.values() if h.error]
     if bad:
         notes.append(f"Left out, {counted(len(bad), 'picture')} that cannot be read: {some(bad)}.")
     empty = [picture for picture in pictures if picture not in labels]
