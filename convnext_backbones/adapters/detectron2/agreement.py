@@ -4,6 +4,7 @@ Detectron2 itself ends with an index error in a loss, a KeyError after the last 
 scores the wrong classes.
 """
 
+import difflib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -26,9 +27,12 @@ def check_registered(run: Run, name: str) -> None:
     """UserError for a name that no data set has, saying how one's own gets known."""
     if name in DatasetCatalog.list():
         return
+    known = DatasetCatalog.list()
+    near = difflib.get_close_matches(name, known, n=3)
+    own = [other for other in known if other not in own_data.BEFORE]
     key = "DATASETS.REGISTER" if isinstance(run, YamlRun) else "dataloader.register"
     raise UserError(
-        f"no data set {name!r} is registered; {nearest(name, DatasetCatalog.list())}. Your own: "
+        f"no data set {name!r} is registered; {nearest(name, dict.fromkeys([*own, *near]))}. Your own: "
         f"{key}='[{{name: {name}, annotations: FILE.json, images: FOLDER}}]', or import=FILE.py, your "
         "Python that registers it, which runs first"
     )

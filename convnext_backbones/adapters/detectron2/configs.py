@@ -6,7 +6,7 @@ A LazyConfig is a program: loading one executes it. YAML is read without executi
 import inspect
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import yaml
@@ -17,10 +17,9 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
 from ...errors import UserError
-from ...network.variants import nearest
-from ...runs.preparation import existing_config, print_changes
+from ...runs.preparation import CONFIG_ERRORS, existing_config, print_changes
 from ...runs.sample import ensure_sample_data
-from . import data, optimizer, own_data
+from . import data, mistakes, optimizer, own_data
 from .sample import shrink_backbone, use_sample
 from .yaml_keys import add_convnext_config
 
@@ -47,6 +46,10 @@ class YamlRun:
 
     processes = 1
     LEARNING_RATE, WARM_UP = "SOLVER.BASE_LR", "SOLVER.WARMUP_ITERS"
+    KEYS: ClassVar = dict(
+        max_iter="SOLVER.MAX_ITER", batch="SOLVER.IMS_PER_BATCH", eval_period="TEST.EVAL_PERIOD",
+        period="SOLVER.CHECKPOINT_PERIOD", train_data="DATASETS.TRAIN", device="MODEL.DEVICE",
+    )  # fmt: skip
     IGNORE_KEY = "MODEL.SEM_SEG_HEAD.IGNORE_VALUE"
     MASK_FORMAT_KEY = "INPUT.MASK_FORMAT"
 
@@ -91,11 +94,11 @@ class YamlRun:
         if key == "DATASETS.REGISTER":
             self.registered = own_data.parsed(value)
             return
-        _check_yaml_key(self.cfg, key)
+        mistakes.check_yaml_key(self.cfg, key)
         try:
             self.cfg.merge_from_list([key, value])
         except ValueError as error:  # a value of another type
-            raise UserError(f"{option}: {error}") from error
+            raise mistakes.other_type(error) from error
 
     def class_counts(self) -> list[tuple[str, int, bool]]:
         """Each key that counts the model's classes, its value, and whether it may count stuff."""
@@ -148,6 +151,12 @@ class LazyRun:
 
     processes = 1
     LEARNING_RATE, WARM_UP = "optimizer.lr", "lr_multiplier.warmup_length"
+    KEYS: ClassVar = dict(
+        max_iter="train.max_iter", batch="dataloader.train.total_batch_size",
+        eval_period="train.eval_period", log_period="train.log_period",
+        period="train.checkpointer.period", train_data="dataloader.train.dataset.names",
+        device="train.device",
+    )  # fmt: skip
     IGNORE_KEY = "model.sem_seg_head.ignore_value"
     MASK_FORMAT_KEY = "dataloader.train.mapper.instance_mask_format"
 
@@ -279,6 +288,7 @@ def load_config(
         settings = run.settings
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"config {path} is none to train with: {error}") from error
+    mistakes.check_values(run)
     run.set(output_dir=_folder_of_run(file, settings.output_dir))
     names = [*settings.train_data, *settings.test_data]
     own_data.register(run.registered)
@@ -288,12 +298,12 @@ def load_config(
 
 
 def _folder_of_run(config: Path, output_dir: str) -> str:
-    """Where a run writes. The saved config of a run that was moved since goes on where it lies."""
-    here = config.parent.absolute()
-    moved = config.name == "config.yaml" and (here / "last_checkpoint").is_file()
-    if moved and here.resolve() != Path(output_dir).resolve():
-        print(f"the run of {config} was moved: it goes on in {here}, not in {output_dir}")
-        return str(here)
+    """Where a run writes: for the saved config of a run where that lies, also after a move."""
+    own = config.name == "config.yaml" and (config.parent / "last_checkpoint").is_file()
+    if own and config.parent.resolve() != Path(output_dir).resolve():
+        if os.path.isabs(output_dir):
+            print(f"the run of {config} was moved: it goes on there, not in {output_dir}")
+        return str(config.parent)
     return os.path.expanduser(output_dir)
 
 
@@ -307,20 +317,22 @@ def _load_python(file: Path) -> LazyRun:
 
 def _load_yaml(file: Path) -> Run:
     """A YAML config; or a LazyConfig as a run saves it, in its work directory."""
+    cfg = get_cfg()
+    add_convnext_config(cfg)
     try:
         content = yaml.safe_load(file.read_text())
         if isinstance(content, dict) and "model" in content:
             return _checked_lazy(OmegaConf.create(content, flags={"allow_objects": True}), file)
-        cfg = get_cfg()
-        add_convnext_config(cfg)
         cfg.merge_from_file(str(file), allow_unsafe=False)
     except yaml.constructor.ConstructorError as error:
         raise UserError(
             f"config {file} names Python objects ({error.problem}), which could run code, and is "
             "refused; use the .py config that it came from"
         ) from error
-    except (yaml.YAMLError, OSError, KeyError, ValueError, AssertionError, AttributeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"config {file} cannot be read: {error}") from error
+    except (OSError, RecursionError, *CONFIG_ERRORS) as error:
+        raise mistakes.unreadable(file, error, cfg) from error
     return YamlRun(cfg)
 
 
@@ -332,7 +344,12 @@ def _checked_lazy(cfg: DictConfig, file: Path) -> LazyRun:
             f"config {file} lacks {', '.join(missing)}; a LazyConfig to train with has "
             f"{', '.join(parts)}"
         )
-    if OmegaConf.is_dict(cfg.dataloader) and "register" not in cfg.dataloader:
+    groups = ("dataloader", "dataloader.train", "dataloader.test", "train", "train.amp")
+    for place in groups:
+        if not OmegaConf.is_dict(OmegaConf.select(cfg, place)):
+            raise UserError(f"config {file}: {place} is no group of keys, as a LazyConfig has it")
+    mistakes.check_lazy_names(cfg, file)
+    if "register" not in cfg.dataloader:
         cfg.dataloader.register = []
     return LazyRun(cfg)
 
@@ -352,20 +369,13 @@ def _class_counts(node, path: str) -> list[tuple[str, int]]:
         return []
     counts = []
     for name, value in children:
-        if name == "num_classes" and isinstance(value, int):
+        if name in ("proposal_generator", "backbone"):  # which number other classes than the data
+            continue
+        linked = OmegaConf.is_interpolation(node, name)  # to one that is counted itself
+        if name == "num_classes" and isinstance(value, int) and not linked:
             counts.append((f"{path}.{name}", value))
         counts += _class_counts(value, f"{path}.{name}")
     return counts
-
-
-def _check_yaml_key(cfg: CfgNode, key: str) -> None:
-    """UserError, with the nearest key, for one that the config does not have."""
-    node = cfg
-    for name in key.split("."):
-        if not isinstance(node, CfgNode) or name not in node:
-            known = node if isinstance(node, CfgNode) else ()
-            raise UserError(f"the config has no {key}: {nearest(name, known)}")
-        node = node[name]
 
 
 def _check_lazy_key(cfg: DictConfig, key: str) -> None:
@@ -379,7 +389,7 @@ def _check_lazy_key(cfg: DictConfig, key: str) -> None:
                 return  # it refuses unknown ones by itself
             known += [p.name for p in parameters if p.name not in known]
         if name not in known:
-            raise UserError(f"the config has no {key}: {nearest(name, known)}")
+            raise mistakes.no_key(key, name, known)
         node = OmegaConf.select(node, name)
         node = node if OmegaConf.is_config(node) else None
 

@@ -21,6 +21,7 @@ import contextlib
 import functools
 import importlib.util
 import json
+import logging
 import os
 import sys
 import zlib
@@ -37,9 +38,10 @@ from ...network.variants import nearest
 from .data import IGNORE, LABELS_FROM_1
 
 COCO_KEYS = ("name", "annotations", "images", "classes")
-LABEL_KEYS = ("name", "images", "labels", "classes", "palette", "void")
+LABEL_KEYS = ("name", "images", "labels", "classes", "palette", "void", "listing", "suffixes")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
+BEFORE = frozenset(DatasetCatalog.list())  # mostly Detectron2's own
 _ENTRIES: dict[str, dict] = {}  # what was registered here, as an entry of DATASETS.REGISTER
 
 
@@ -84,6 +86,8 @@ def register_label_maps(
     classes: Sequence[str],
     palette: Sequence[Sequence[int]] | None = None,
     void: int = IGNORE,
+    listing: str | Path | None = None,
+    suffixes: Sequence[str] | None = None,
 ) -> None:
     """A data set for segmentation: pictures, and label maps that hold the number of each pixel's class.
 
@@ -97,6 +101,10 @@ def register_label_maps(
         palette: a colour (red, green, blue) of 0 to 255 for each class, to draw with.
         void: the value of pixels that have no class. 0 says that the maps hold k + 1 for class k, as
             ADE20K's do: a LazyConfig then needs SemSegMapper and load_label_map.
+        listing: a text file of those to take, one a line: a picture's path below `images` without the
+            suffix. Default: all.
+        suffixes: what follows that in the names of pictures and of maps, e.g. (".jpg", "_mask.png").
+            Default: as the files are.
 
     Raises:
         UserError: the name is taken by other data, or the arguments do not go together. When it is
@@ -115,6 +123,8 @@ def register_label_maps(
     colours = None if palette is None else [[int(v) for v in colour] for colour in palette]
     entry = dict(name=name, images=_absolute(images), labels=_absolute(labels), classes=classes)
     entry |= ({"palette": colours} if colours else {}) | ({"void": void} if void != IGNORE else {})
+    entry |= {"listing": _absolute(listing)} if listing else {}
+    entry |= {"suffixes": list(suffixes)} if suffixes else {}
     if not _is_new(entry):
         return
     DatasetCatalog.register(name, lambda: _read_label_maps(name))
@@ -286,7 +296,8 @@ def _read_coco(name: str) -> list[dict]:
             f"registered with {', '.join(said)}; leave out `classes`, or give them in that order"
         )
     try:
-        records = load_coco_json(file, entry["images"], name)
+        with _gaps_are_fine():
+            records = load_coco_json(file, entry["images"], name)
     except (AssertionError, KeyError, TypeError, ValueError, AttributeError) as error:
         words = error.args[0] if error.args else type(error).__name__
         if isinstance(error, KeyError) and not str(words).startswith("Encountered"):
@@ -296,12 +307,29 @@ def _read_coco(name: str) -> list[dict]:
     return records
 
 
+@contextlib.contextmanager
+def _gaps_are_fine():
+    """Without Detectron2's warning that category ids are not 1, 2, ..: they are mapped either way."""
+    logger = logging.getLogger("detectron2.data.datasets.coco")
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "Category ids in annotations are not in" not in record.getMessage()
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
+
+
 def _read_label_maps(name: str) -> list[dict]:
     """The records of registered label maps."""
     entry = _ENTRIES[name]
-    pictures, maps = _by_stem(entry["images"]), _by_stem(entry["labels"])
+    of_pictures, of_maps = entry.get("suffixes") or (None, None)
+    pictures = _by_stem(entry["images"], of_pictures)
+    maps = _by_stem(entry["labels"], of_maps)
     both = [stem for stem in pictures if stem in maps]
-    if not both:
+    if not both and of_pictures is None:
         pictures, maps = _without_common_ending(pictures), _without_common_ending(maps)
         both = [stem for stem in pictures if stem in maps]
     if not both:
@@ -310,20 +338,42 @@ def _read_label_maps(name: str) -> list[dict]:
             f"the data set {name!r}: no picture in {entry['images']} ({len(pictures)}, {examples[0]}) has "
             f"a label map of the same name in {entry['labels']} ({len(maps)}, {examples[1]})"
         )
+    if "listing" in entry:
+        both = _listed(name, entry["listing"], both)
     return [dict(file_name=pictures[stem], sem_seg_file_name=maps[stem]) for stem in both]
 
 
-def _by_stem(folder: str) -> dict[str, str]:
-    """The pictures in a folder and its subfolders, by their path in it without the ending."""
+def _listed(name: str, listing: str, there: list[str]) -> list[str]:
+    """Those that a text file names; UserError for one that is not there."""
+    try:
+        lines = Path(listing).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the data set {name!r}: {listing} cannot be read: {error}") from error
+    wanted = [line.strip() for line in lines if line.strip()]
+    missing = sorted(set(wanted) - set(there))
+    if missing:
+        raise UserError(
+            f"the data set {name!r}: {listing} names {len(wanted)} pictures, of which {len(missing)} are "
+            f"not there or have no label map: {', '.join(missing[:3])}"
+        )
+    return wanted
+
+
+def _by_stem(folder: str, suffix: str | None = None) -> dict[str, str]:
+    """The pictures in a folder and its subfolders, by their path in it without the ending, or of those
+    that end in `suffix` without that."""
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder {folder}")
     found = {}
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders.sort()
         for file in sorted(files):
-            if file.lower().endswith(SUFFIXES):
-                path = os.path.join(parent, file)
-                found[os.path.splitext(os.path.relpath(path, folder))[0]] = path
+            path = os.path.join(parent, file)
+            below = os.path.relpath(path, folder)
+            if suffix is not None and file.endswith(suffix):
+                found[below.removesuffix(suffix)] = path
+            elif suffix is None and file.lower().endswith(SUFFIXES):
+                found[os.path.splitext(below)[0]] = path
     return found
 
 
