@@ -16,7 +16,8 @@ and for YAML, after add_convnext_config(cfg),
     INPUT: {FORMAT: RGB}
 
 Importing it registers the builders, makes DetectionCheckpointer read every layout of ConvNeXt weights
-for models with such a backbone, and DefaultTrainer refuse recipes that it would not follow (patches.py).
+for models with such a backbone, DefaultTrainer refuse recipes that it would not follow, and mappers read
+pictures and label maps as everything else here does (patches.py).
 """
 
 try:
@@ -37,7 +38,7 @@ from .backbone import (
 from .data import SemSegMapper, load_label_map, register_data_sets
 from .optimizer import layer_decay_groups
 from .own_data import register_coco, register_label_maps
-from .patches import READING, STOCK_TRAINER
+from .patches import PICTURES, READING, STOCK_TRAINER
 from .trainer import RecipeTrainer
 from .yaml_keys import add_convnext_config, add_training_config
 
@@ -60,3 +61,4 @@ __all__ = [
 
 READING.apply()
 STOCK_TRAINER.apply()
+PICTURES.apply()

@@ -25,13 +25,18 @@ from detectron2.data import (
 )
 from detectron2.data.datasets import load_sem_seg, register_coco_instances
 from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, SemSegEvaluator
-from detectron2.evaluation.sem_seg_evaluation import load_image_into_numpy_array
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    PascalVOCDetectionEvaluator,
+    SemSegEvaluator,
+)
 from detectron2.projects.point_rend import ColorAugSSDTransform
 
 from ...errors import UserError
 from ...runs.sample import SAMPLE_ROOT
 from ...runs.sample_data import OVERLAYS, PALETTE, SEGMENTATION_CLASSES, SHAPES
+from .pictures import read_labels
 
 LOGGER = logging.getLogger("detectron2.convnext_backbones")
 
@@ -97,21 +102,24 @@ def build_test_loader(cfg: CfgNode, dataset: str):
 
 
 def build_evaluator(dataset: str) -> DatasetEvaluator:
-    """COCO's box and mask AP, or segmentation's IoU, by what the data set's metadata say."""
-    if evaluator_type(dataset) == "coco":
+    """COCO's box and mask AP, VOC's AP, or segmentation's IoU, by what the data set's metadata say."""
+    kind = evaluator_type(dataset)
+    if kind == "coco":
         return COCOEvaluator(dataset)
+    if kind == "pascal_voc":
+        return PascalVOCDetectionEvaluator(dataset)
     shifted = ignored_label(dataset) == 0
-    loading = load_label_map if shifted else load_image_into_numpy_array
+    loading = load_label_map if shifted else read_labels
     return SemSegEvaluator(dataset, sem_seg_loading_fn=loading)
 
 
 def evaluator_type(dataset: str) -> str:
     """The data set's evaluator_type; UserError for one that build_evaluator does not know."""
     kind = MetadataCatalog.get(dataset).get("evaluator_type")
-    if kind not in ("coco", "sem_seg", LABELS_FROM_1):
+    if kind not in ("coco", "pascal_voc", "sem_seg", LABELS_FROM_1):
         raise UserError(
-            f"the data set {dataset!r} has evaluator_type={kind!r}; YAML configs here evaluate 'coco' "
-            "and 'sem_seg'. For others write a LazyConfig, which names its own evaluator"
+            f"the data set {dataset!r} has evaluator_type={kind!r}; YAML configs here evaluate 'coco', "
+            "'pascal_voc' and 'sem_seg'. For others write a LazyConfig, which names its own evaluator"
         )
     return kind
 
@@ -131,7 +139,7 @@ class SemSegMapper(DatasetMapper):
 
 def load_label_map(filename: str, dtype=None) -> np.ndarray:
     """Such a label map as an (H, W) array of class numbers, for SemSegEvaluator."""
-    labels = load_image_into_numpy_array(filename, dtype=np.uint8) - np.uint8(1)  # 0 becomes 255
+    labels = read_labels(filename) - np.uint8(1)  # 0 becomes 255
     return labels.astype(dtype or np.uint8)
 
 

@@ -2,6 +2,7 @@
 
     READING.apply()         applied when the adapter is imported
     STOCK_TRAINER.apply()   applied when the adapter is imported
+    PICTURES.apply()        applied when the adapter is imported
     SIZE_NOTES.apply()      applied when a backbone is built with ignore_padding=True
     READING.undo()          puts back what was there; `with READING:` does both
 
@@ -11,6 +12,9 @@ DefaultPredictor make their checkpointers themselves, so that a class of ours wo
 
 **STOCK_TRAINER**: DefaultTrainer passes over a recipe's optimizer, schedule and pictures in silence
 (trainer.py). It now refuses; one that overrides what the recipe needs is left alone.
+
+**PICTURES**: a 16-bit picture is read as white, a palette's label map as its colours' grey, and what cannot
+be read is not named (pictures.py). The mappers of both config systems call one function.
 
 **SIZE_NOTES**: a model gives its backbone the padded batch alone, and GRN needs the images' sizes.
 ImageList.from_tensors, which all models call, knows both (padding.py).
@@ -25,6 +29,7 @@ from detectron2.structures import ImageList
 from ...runs.patching import patched_attribute
 from .checkpoints import load_weights
 from .padding import noting_sizes
+from .pictures import PICTURES as PICTURES
 from .trainer import refusing
 
 
