@@ -105,12 +105,14 @@ def _kind(tree: Tree, there: Sequence[str], task: str | None, kind: str | None) 
     raise UserError(
         f"{tree.root} holds {pictures} and no labels that are known: COCO JSON, Pascal VOC XML, YOLO text "
         "files, or label maps (a PNG of the same name in another folder or with an ending such as _mask)"
-        + _labelme(tree)
+        + _near_miss(tree)
     )
 
 
-def _labelme(tree: Tree) -> str:
-    """A word on labels of another tool."""
+def _near_miss(tree: Tree) -> str:
+    """A word on labels that are there and cannot be taken."""
+    if folder := label_maps.in_jpeg(tree):
+        return f". The label maps in {folder} are JPEG files, which do not keep the values: save them as PNG"
     files = tree.ending(".json")
     for file in files[:5]:
         if b'"shapes"' in tree.path(file).read_bytes():

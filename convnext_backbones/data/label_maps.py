@@ -68,6 +68,24 @@ def find(tree: Tree) -> list[Pair]:
     return [Pair(picture, label_map) for picture, (_, label_map) in sorted(pairs.items())]
 
 
+def in_jpeg(tree: Tree) -> str | None:
+    """A folder that seems to hold label maps as JPEG, for the sentence that refuses it."""
+    families = _families(tree)
+    for family in families:
+        lossy = not family.suffix.lower().endswith(LOSSLESS)
+        if (
+            lossy
+            and _MAP_WORDS.search(f"{family.folder}/{family.suffix}".lower())
+            and any(
+                family.files.keys() & other.files.keys()
+                for other in families
+                if other.folder != family.folder
+            )
+        ):
+            return family.folder
+    return None
+
+
 _MAP_WORDS = re.compile(r"mask|label|annot|gt|seg|truth")
 
 
@@ -100,9 +118,7 @@ def _families(tree: Tree) -> list[Family]:
         for name in names:
             marks = [m.start() for m in re.finditer(r"[_\-. ]", name) if m.start()]
             endings.update({name[k:] for k in marks[-3:] if not name[k + 1 :].isdigit()})
-        common = [
-            ending for ending, count in endings.items() if 2 * count > len(names) > 1 or count > 9
-        ]
+        common = [e for e, count in endings.items() if 5 * count >= len(names) and count > 1]
         if len(names) == 1:
             common = list(endings)
         for ending in ("", *common):
@@ -242,7 +258,7 @@ def read(
     files = [row.pair.label_map for row in rows]
     pixels = sum(row.label_map.width * row.label_map.height for row in rows) / len(rows)
     values = _values(tree, files, PIXELS, pixels)
-    if not values.colours and not _gapless(values.counts):
+    if not values.colours and not _gapless(values.counts.keys() - {VOID, 65535}):
         values = _values(tree, files, float("inf"), pixels)  # each value becomes a class of its own
     if values.read < len(files):
         notes.append(
@@ -317,8 +333,8 @@ def _readable(tree: Tree, pairs: Sequence[Pair], notes: list[str]) -> list[Seen]
 
 
 def _gapless(values: Iterable[int]) -> bool:
-    """0, 1, 2, .. with few left out, and 255 or 65535."""
-    numbers = sorted(v for v in values if v not in (VOID, 65535))
+    """0, 1, 2, .. with few left out."""
+    numbers = sorted(values)
     return bool(numbers) and numbers[0] == 0 and len(numbers) >= 0.7 * (numbers[-1] + 1)
 
 

@@ -20,7 +20,7 @@ from .boxes import (
 )
 from .described import Found
 from .splits import SPLITS, divide, with_validation
-from .tree import Header, Tree, counted, headers, nearest, some, stem
+from .tree import Header, Tree, counted, folder_split, headers, nearest, some, stem
 
 BOX = 6  # most words of a line that is a box; the sixth is a confidence or a track
 IN_PIXELS = 2.0  # shares beyond this are pixels
@@ -246,7 +246,9 @@ def _numbers(words: Sequence[str]) -> bool:
 def _splits(
     tree: Tree, described: Description | None, labels: Mapping[str, str], notes: list[str]
 ) -> dict[str, list[str]]:
-    if described and described.places.get("train"):
+    by_folder = {folder_split(picture) for picture in labels}
+    whole = described and {"train", "val"} <= described.places.keys()
+    if whole or (described and "train" in described.places and not {"train", "val"} <= by_folder):
         places = {split: described.places[split] for split in SPLITS if split in described.places}
         counts = ", ".join(f"{split} {len(files)}" for split, files in places.items())
         notes.append(f"The splits are those of {described.file}: {counts}.")
