@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from .findings import STOPS, TELLS, WARNS, Findings
 from .records import Record, Records
 
-CORNERS = 0.2  # of boxes that must reach over their picture before all are taken for corners
+CORNERS = 0.05  # of boxes that must reach far over their picture before all are taken for corners
+FAR = 1.1  # times the picture's side
 MOST = 0.99  # of boxes that a guess about all has to explain
 POINTS = 6  # least numbers of a polygon
 SLACK = 1  # pixel that a box may reach over its picture
@@ -48,14 +49,14 @@ def read_annotations(file: str, found: Findings) -> Annotations | None:
     )
     _check_pictures(images, found)
     _check_categories(categories, found)
-    numbers = Counter(_hashable(box.get("id")) for box in boxes)
+    numbers = Counter(hashable(box.get("id")) for box in boxes)
     for number, count in numbers.items():
         if count > 1:
             found.add("annotation id twice", f"{number} {count} times", count=count - 1)
     return Annotations(
         file,
-        {_hashable(image.get("id")): image for image in images},
-        {_hashable(category.get("id")): category for category in categories},
+        {hashable(image.get("id")): image for image in images},
+        {hashable(category.get("id")): category for category in categories},
         boxes,
     )
 
@@ -63,13 +64,14 @@ def read_annotations(file: str, found: Findings) -> Annotations | None:
 def _check_pictures(images: list[dict], found: Findings) -> None:
     ids, names = Counter(), Counter()
     for image in images:
-        lacking = [key for key in ("id", "file_name", "width", "height") if key not in image]
+        lacking = [key for key in ("id", "file_name") if key not in image]
+        lacking += [key for key in ("width", "height") if not is_number(image.get(key))]
         if lacking:
             name = image.get("file_name", image.get("id"))
             found.add(
                 "annotation file lacks entries", f"picture {name} has no {', '.join(lacking)}"
             )
-        ids[_hashable(image.get("id"))] += 1
+        ids[hashable(image.get("id"))] += 1
         names[image.get("file_name")] += 1
     for number, count in ids.items():
         if count > 1:
@@ -83,7 +85,7 @@ def _check_categories(categories: list[dict], found: Findings) -> None:
     for category in categories:
         if "id" not in category or "name" not in category:
             found.add("annotation file lacks entries", f"category {category} has no id or no name")
-    ids = Counter(_hashable(category.get("id")) for category in categories)
+    ids = Counter(hashable(category.get("id")) for category in categories)
     names = Counter(category.get("name") for category in categories)
     for number, count in ids.items():
         if count > 1:
@@ -100,7 +102,7 @@ def _check_categories(categories: list[dict], found: Findings) -> None:
 # ---- against the config --------------------------------------------------------------------------
 def check_classes(content: Annotations, data: Records, found: Findings) -> None:
     """Categories against classes by name: what is left out for it."""
-    counts = Counter(_hashable(box.get("category_id")) for box in content.boxes)
+    counts = Counter(hashable(box.get("category_id")) for box in content.boxes)
     boxes = Counter()  # by name
     for number, category in content.categories.items():
         boxes[category.get("name")] += counts[number]
@@ -146,14 +148,14 @@ def check_boxes(content: Annotations, data: Records, found: Findings) -> None:
     masks = Counter(bool(box.get("segmentation")) for box in content.boxes)
     explained = 0
     for box in content.boxes:
-        image = content.images.get(_hashable(box.get("image_id")))
+        image = content.images.get(hashable(box.get("image_id")))
         name = f"annotation {box.get('id')} of {(image or {}).get('file_name', 'no picture')}"
         if image is None:
             found.add("boxes of an unknown picture", f"{name}: image_id {box.get('image_id')!r}")
             explained += 1
             continue
         picture = path_of(image, data)
-        number = _hashable(box.get("category_id"))
+        number = hashable(box.get("category_id"))
         if number not in content.categories:
             found.add(
                 "boxes of an unknown category", f"{name}: category_id {number!r}", picture=picture
@@ -187,7 +189,7 @@ def what_is_wrong(box: dict, image: dict) -> str | None:
     if width < 1 or height < 1:
         return "box is empty or negative"
     wide, high = image.get("width"), image.get("height")
-    if not (_is_number(wide) and _is_number(high)):
+    if not (is_number(wide) and is_number(high)):
         return None
     if min(left + width, wide) <= max(left, 0) or min(top + height, high) <= max(top, 0):
         return "box is outside its picture"
@@ -199,9 +201,9 @@ def layout_of(content: Annotations) -> str | None:
     """What all boxes seem to be instead of left, top, width, height in pixels: "corners", "normalised"."""
     boxes = []
     for box in content.boxes:
-        image = content.images.get(_hashable(box.get("image_id")), {})
+        image = content.images.get(hashable(box.get("image_id")), {})
         wide, high = image.get("width"), image.get("height")
-        if is_box(box.get("bbox")) and _is_number(wide) and _is_number(high):
+        if is_box(box.get("bbox")) and is_number(wide) and is_number(high):
             boxes.append((*box["bbox"], wide, high))
     if not boxes:
         return None
@@ -210,7 +212,7 @@ def layout_of(content: Annotations) -> str | None:
         return "normalised"
     fits = _share(w > x and h > y and w <= wide + SLACK and h <= high + SLACK
                   for x, y, w, h, wide, high in boxes)  # fmt: skip
-    over = _share(x + w > wide + SLACK or y + h > high + SLACK for x, y, w, h, wide, high in boxes)
+    over = _share(x + w > FAR * wide or y + h > FAR * high for x, y, w, h, wide, high in boxes)
     return "corners" if fits >= MOST and over >= CORNERS else None
 
 
@@ -223,7 +225,7 @@ def _check_entries(box: dict, name: str, data: Records, found: Findings) -> None
     area = box.get("area")
     if area is None:
         found.add("box without an area", name)
-    elif _is_number(area) and area <= 0 and is_box(box.get("bbox")) and min(box["bbox"][2:]) >= 1:
+    elif is_number(area) and area <= 0 and is_box(box.get("bbox")) and min(box["bbox"][2:]) >= 1:
         found.add("box with an area of 0", name)
     if "iscrowd" not in box:
         # pycocotools' metric reads it of every annotation
@@ -254,7 +256,7 @@ def _check_mask(
 def _check_left_out_pictures(
     content: Annotations, data: Records, kept: set[str], found: Findings
 ) -> None:
-    with_boxes = Counter(_hashable(box.get("image_id")) for box in content.boxes)
+    with_boxes = Counter(hashable(box.get("image_id")) for box in content.boxes)
     for number, image in content.images.items():
         path = path_of(image, data)
         if path not in kept and not with_boxes[number]:
@@ -272,19 +274,20 @@ def records_of(content: Annotations, data: Records) -> list[Record]:
     }
     of_picture: dict[Any, list[dict]] = {}
     for box in content.boxes:
-        image = content.images.get(_hashable(box.get("image_id")))
-        usable = image and _hashable(box.get("category_id")) in numbers
+        image = content.images.get(hashable(box.get("image_id")))
+        usable = image and hashable(box.get("category_id")) in numbers
         if usable and what_is_wrong(box, image) not in LEFT_OUT:
-            of_picture.setdefault(_hashable(box["image_id"]), []).append(box)
+            of_picture.setdefault(hashable(box["image_id"]), []).append(box)
     records = []
     for number, image in content.images.items():
         boxes = of_picture.get(number, [])
+        size = (image.get("width"), image.get("height"))
         records.append(
             Record(
                 path_of(image, data),
-                (image["width"], image["height"]) if {"width", "height"} <= image.keys() else None,
+                size if all(map(is_number, size)) else None,
                 tuple((x, y, x + w, y + h) for x, y, w, h in (box["bbox"] for box in boxes)),
-                tuple(numbers[_hashable(box["category_id"])] for box in boxes),
+                tuple(numbers[hashable(box["category_id"])] for box in boxes),
                 tuple(box.get("segmentation") for box in boxes),
                 tuple(bool(box.get("iscrowd")) for box in boxes),
             )
@@ -300,7 +303,7 @@ def path_of(image: dict, data: Records) -> str:
 # ---- small judgements ----------------------------------------------------------------------------
 def is_box(box: Any) -> bool:
     """Four finite numbers."""
-    return isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_number, box))
+    return isinstance(box, list | tuple) and len(box) == 4 and all(map(is_number, box))
 
 
 def is_polygon(polygon: Any) -> bool:
@@ -308,9 +311,9 @@ def is_polygon(polygon: Any) -> bool:
     return isinstance(polygon, list) and len(polygon) >= POINTS and len(polygon) % 2 == 0
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _hashable(value: Any) -> Any:
+def hashable(value: Any) -> Any:
     return value if isinstance(value, int | float | str | type(None)) else str(value)

@@ -4,8 +4,9 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,9 @@ from ..errors import UserError
 from .annotations import (
     LEFT_OUT,
     Annotations,
+    hashable,
     is_box,
+    is_number,
     is_polygon,
     layout_of,
     path_of,
@@ -79,19 +82,22 @@ def _detection(data: Records, facts: AllFacts, folder: Path, progress) -> tuple[
     pictures = folder / data.split
     annotations = folder / "annotations" / f"{data.split}.json"
     images, sizes, did = [], {}, Counter()
-    entries = list(content.images.values())
-    for image in progress(entries, total=len(entries)):
+    owner: dict[str, Any] = {}  # the entry that a file's boxes go to, by its name
+    for number, image in progress(content.images.items(), total=len(content.images)):
         record = Record(path_of(image, data), (image.get("width"), image.get("height")))
+        if owner.setdefault(record.picture, number) != number:
+            did["entries merged"] += 1
+            continue
         size = _write_picture(record, facts, pictures / _inside(record.picture, data), did)
         if size:
-            sizes[image["id"]] = size
-            images.append({**image, "width": size[0], "height": size[1],
+            sizes[number] = size
+            images.append({**image, "id": number, "width": size[0], "height": size[1],
                            "file_name": _inside(record.picture, data)})  # fmt: skip
     numbers, categories = _categories(content, data.classes)
     repaired = {
         "images": images,
         "categories": categories,
-        "annotations": list(_boxes(content, data, sizes, numbers, did)),
+        "annotations": list(_boxes(content, data, sizes, owner, numbers, did)),
     }
     annotations.parent.mkdir(parents=True, exist_ok=True)
     annotations.write_text(json.dumps(repaired))
@@ -115,14 +121,18 @@ def _categories(content: Annotations, classes: Sequence[str]) -> tuple[dict, lis
     return numbers, [dict(id=k + 1, name=name) for k, name in enumerate(order)]
 
 
-def _boxes(content: Annotations, data: Records, sizes: dict, numbers: dict, did: Counter):
+def _boxes(
+    content: Annotations, data: Records, sizes: dict, owner: dict, numbers: dict, did: Counter
+) -> Iterator[dict]:
     layout = layout_of(content)
     for box in content.boxes:
-        size = sizes.get(box.get("image_id"))
-        if size is None or box.get("category_id") not in numbers or not is_box(box.get("bbox")):
+        own = content.images.get(hashable(box.get("image_id")))
+        number = own and owner.get(path_of(own, data))
+        category = numbers.get(hashable(box.get("category_id")))
+        size = sizes.get(number)
+        if size is None or category is None or not is_box(box.get("bbox")):
             did["annotations left out"] += 1
             continue
-        own = content.images[box["image_id"]]
         bbox = _in_pixels(
             box["bbox"], layout, own.get("width") or size[0], own.get("height") or size[1]
         )
@@ -137,15 +147,17 @@ def _boxes(content: Annotations, data: Records, sizes: dict, numbers: dict, did:
         mask = box.get("segmentation")
         if isinstance(mask, list):
             mask = [polygon for polygon in mask if is_polygon(polygon)]
+        elif isinstance(mask, dict) and list(mask.get("size") or ()) != [size[1], size[0]]:
+            mask = None
         if data.needs_masks and not mask:
             did["annotations left out"] += 1
             continue
         did["annotations written"] += 1
-        area = box.get("area") if isinstance(box.get("area"), int | float) else 0
+        area = box["area"] if is_number(box.get("area")) else 0
         yield {
             "id": did["annotations written"],
-            "image_id": box["image_id"],
-            "category_id": numbers[box["category_id"]],
+            "image_id": number,
+            "category_id": category,
             "bbox": clipped,
             "area": area if area > 0 and not layout else clipped[2] * clipped[3],
             "iscrowd": int(bool(box.get("iscrowd"))),

@@ -52,7 +52,10 @@ def check_data(host: Host, args: Namespace) -> int:
     for data in splits:
         complete(data)
     if not any(data.records for data in splits):
-        raise UserError("; ".join(finding.examples[0] for finding in refused) or "there is no data")
+        raise UserError(
+            "; ".join(finding.examples[0] for finding in refused)
+            or f"{args.config} has no data to check"
+        )
     facts = read_facts(
         files_of(splits),
         processes=args.workers,
