@@ -72,27 +72,22 @@ def candidates(tree: Tree) -> tuple[dict[str, dict], list[str]]:
     return found, broken
 
 
-def lies_in(tree: Tree) -> bool:
-    found, broken = candidates(tree)
-    return bool(found or broken)
+def read(
+    tree: Tree, task: str | None, classes: Sequence[str] | None, contents: dict[str, dict]
+) -> Found:
+    """Say what COCO JSON files hold.
 
-
-def read(tree: Tree, task: str | None, classes: Sequence[str] | None) -> Found:
-    """Say what the COCO JSON files hold.
+    Args:
+        contents: those of `candidates`.
 
     Raises:
         UserError: none can be read, has boxes or finds its pictures.
     """
     notes: list[str] = []
-    contents, broken = candidates(tree)
-    if broken:
-        notes.append(f"Left out, {counted(len(broken), 'JSON file')}: {some(broken)}.")
     bare = [file for file, content in contents.items() if not content["annotations"]]
     if bare and len(bare) < len(contents):
         notes.append(f"Left out, having no boxes: {some(bare)}.")
         contents = {file: c for file, c in contents.items() if file not in bare}
-    if not contents:
-        raise UserError(f"no JSON file in {tree.root} can be used: {some(broken)}")
     for file, content in contents.items():
         for key in KEYS:
             content[key] = [entry for entry in content[key] if isinstance(entry, dict)]

@@ -17,7 +17,7 @@ from . import coco, label_maps, voc, yolo
 from .described import KINDS, TASKS, VOID, Found, Range, Sizes, Split
 from .keeping import write_all
 from .pictures import SUFFIXES
-from .tree import Tree, counted
+from .tree import Tree, counted, some
 
 __all__ = ["VOID", "Found", "Range", "Sizes", "Split", "keep", "look"]
 
@@ -54,20 +54,33 @@ def look(
         classes = [name.strip() for name in classes.split(",")]
     if classes is not None and (not classes or not all(classes)):
         raise UserError("--classes needs names, such as --classes car,person")
-    there = _kinds(tree)
+    _pictures_are_there(tree)
+    contents, broken = coco.candidates(tree)
+    pairs = label_maps.find(tree)
+    there = [name for name, here in (("voc", voc.lies_in(tree)), ("yolo", yolo.lies_in(tree)),
+                                     ("label maps", bool(pairs))) if here]  # fmt: skip
+    if any(content["annotations"] for content in contents.values()) or (contents and not there):
+        there.insert(0, "coco")
+    else:
+        broken += [f"{file} has no annotations" for file in contents]
+    note = f"Left out, {counted(len(broken), 'JSON file')}: {some(broken)}." if broken else ""
+    if broken and not there:
+        raise UserError(f"no JSON file in {tree.root} can be used: {some(broken)}")
     kind = _kind(tree, there, task, kind)
-    note = _of_several(there, kind)
+    notes = [*filter(None, [note]), *_of_several(there, kind)]
     if kind == "label maps":
-        found = label_maps.read(tree, classes, void)
+        found = label_maps.read(tree, classes, void, pairs)
     else:
         if void is not None:
-            note.append(f"--void {void} is for label maps and was not used.")
-        found = {"coco": coco, "voc": voc, "yolo": yolo}[kind].read(tree, task, classes)
-    return replace(found, notes=(*note, *found.notes))
+            notes.append(f"--void {void} is for label maps and was not used.")
+        if kind == "coco":
+            found = coco.read(tree, task, classes, contents)
+        else:
+            found = {"voc": voc, "yolo": yolo}[kind].read(tree, task, classes)
+    return replace(found, notes=(*notes, *found.notes))
 
 
-def _kinds(tree: Tree) -> list[str]:
-    """The kinds of labels that lie in a folder."""
+def _pictures_are_there(tree: Tree) -> None:
     if not tree.pictures:
         labels = len(tree.ending(".json", ".xml", ".txt"))
         what = (
@@ -79,10 +92,6 @@ def _kinds(tree: Tree) -> list[str]:
             f"{tree.root} holds {what}; pictures end in {', '.join(SUFFIXES)}. Give the folder that holds "
             "both, pictures and labels"
         )
-    found = [
-        kind for kind, room in (("coco", coco), ("voc", voc), ("yolo", yolo)) if room.lies_in(tree)
-    ]
-    return found + ["label maps"] * bool(label_maps.find(tree))
 
 
 def _kind(tree: Tree, there: Sequence[str], task: str | None, kind: str | None) -> str:

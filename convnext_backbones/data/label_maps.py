@@ -176,7 +176,12 @@ def values_in(path: str | os.PathLike) -> np.ndarray:
 
 def _counted_values(values: np.ndarray) -> Counter:
     """How many pixels have each number or each packed colour."""
-    numbers, counts = np.unique(_one_number(values), return_counts=True)
+    if values.dtype in (np.uint8, np.uint16) and values.ndim == 2:
+        counts = np.bincount(values.ravel())  # ten times as fast
+        numbers = np.flatnonzero(counts)
+        counts = counts[numbers]
+    else:
+        numbers, counts = np.unique(_one_number(values), return_counts=True)
     return Counter(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
 
 
@@ -240,25 +245,23 @@ class Classes(NamedTuple):
 
 
 def read(
-    tree: Tree, classes: Sequence[str] | None, void: int | None, pairs: Sequence[Pair] | None = None
+    tree: Tree, classes: Sequence[str] | None, void: int | None, pairs: Sequence[Pair]
 ) -> Found:
     """Say what label maps hold.
 
+    Args:
+        pairs: those of `find`.
+
     Raises:
-        UserError: there are none, they cannot be read, or their values or colours do not fit the classes.
+        UserError: they cannot be read, or their values or colours do not fit the classes.
     """
     notes: list[str] = []
-    pairs = find(tree) if pairs is None else pairs
-    if not pairs:
-        raise UserError(
-            f"none of the {len(tree.pictures)} pictures in {tree.root} has a label map: a label map is a "
-            "PNG of the same name in another folder, or with an ending such as _mask"
-        )
     rows = _readable(tree, pairs, notes)
     files = [row.pair.label_map for row in rows]
     pixels = sum(row.label_map.width * row.label_map.height for row in rows) / len(rows)
     values = _values(tree, files, PIXELS, pixels)
-    if not values.colours and not _gapless(values.counts.keys() - {VOID, 65535}):
+    usual = _gapless(values.counts.keys() - {VOID, 65535}) or values.counts.keys() == {0, 255}
+    if not (values.colours or usual):
         values = _values(tree, files, float("inf"), pixels)  # each value becomes a class of its own
     if values.read < len(files):
         notes.append(
