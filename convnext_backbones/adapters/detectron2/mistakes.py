@@ -1,6 +1,7 @@
 """Mistakes in configs that Detectron2 answers with a trace, beside the point or not at all."""
 
 import difflib
+import math
 import re
 from pathlib import Path
 
@@ -35,9 +36,12 @@ COUNTERPARTS = {
     "model.backbone.bottom_up.drop_path_rate": "MODEL.CONVNEXT.DROP_PATH_RATE",
     "model.backbone.bottom_up.arch": "MODEL.CONVNEXT.ARCH",
 }
-# What YAML keys can be, where Detectron2 finds out late.
+# What keys can be, where Detectron2 finds out late.
+FORMATS = ("RGB", "BGR", "L")
 CHOICES = {
-    "INPUT.FORMAT": ("RGB", "BGR", "L"),
+    "dataloader.train.mapper.image_format": FORMATS,
+    "dataloader.test.mapper.image_format": FORMATS,
+    "INPUT.FORMAT": FORMATS,
     "INPUT.RANDOM_FLIP": ("horizontal", "vertical", "none"),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": ("choice", "range"),
     "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
@@ -60,6 +64,10 @@ def no_key(key: str, name: str, known) -> UserError:
         kinds = ("YAML", "LazyConfigs") if key.isupper() else ("LazyConfigs", "YAML")
         return UserError(
             f"{key} is a key of {kinds[0]}; in this config, of {kinds[1]}, it is {other[key]}"
+        )
+    if key.split(".")[0] in LAZY_KEYS[""] and "MODEL" in known:
+        return UserError(
+            f"{key} is a key of LazyConfigs; this config is YAML, with {', '.join(known)}"
         )
     return UserError(f"the config has no {key}: {nearest(name, known)}")
 
@@ -139,9 +147,15 @@ def check_values(run) -> None:
         raise UserError(
             f"{keys['device']}={settings.device!r} is no device; write cuda or cpu"
         ) from error
-    for key, valid in CHOICES.items() if isinstance(run.cfg, CfgNode) else ():
-        if run.get(key) not in valid:
-            raise UserError(f"{key}={run.get(key)!r}: {nearest(str(run.get(key)), valid)}")
+    for key, valid in CHOICES.items():
+        value = run.get(key)
+        if value is not None and value not in valid:
+            raise UserError(f"{key}={value!r}: {nearest(str(value), valid)}")
+    warm_up = run.get(run.WARM_UP)
+    most = math.inf if isinstance(warm_up, int) and run.WARM_UP.isupper() else 1
+    if isinstance(warm_up, (int, float)) and not 0 <= warm_up <= most:
+        part = "" if most > 1 else ", at most 1: it is a part of the whole run"
+        raise UserError(f"{run.WARM_UP}={warm_up!r}: give 0 or more{part}")
 
 
 def _check_count(key: str, value, least: int) -> None:

@@ -50,8 +50,8 @@ from . import data
 from .agreement import check, check_registered
 from .configs import Run, YamlRun
 from .configs import load_config as load_config  # part of the contract
-from .records import records as records
 from .loop import EVALUATED, Evaluation, Stopping, best_of, evaluated
+from .records import records as records
 
 WORK_DIRS = "work_dirs/detectron2"
 # Of an evaluator_type, how the files lie.
@@ -456,7 +456,10 @@ def draw_truth(image: np.ndarray, record: dict, meta) -> np.ndarray:
         return draw_label_map(image, labels, *_classes_and_palette(meta, "stuff"))
     truth = [entry for entry in record["annotations"] if not entry.get("iscrowd")]
     boxes = [BoxMode.convert(t["bbox"], t["bbox_mode"], BoxMode.XYXY_ABS) for t in truth]
-    masks = [polygons_to_bitmask(t["segmentation"], *image.shape[:2]) for t in truth]
+    outlined = [t["segmentation"] for t in truth if isinstance(t.get("segmentation"), list)]
+    masks = []  # of all or of none: boxes alone have none
+    if len(outlined) == len(truth):
+        masks = [polygons_to_bitmask(polygons, *image.shape[:2]) for polygons in outlined]
     return draw_instances(
         image, np.array(boxes).reshape(-1, 4), np.array([t["category_id"] for t in truth], int),
         *_classes_and_palette(meta, "thing"), masks=np.array(masks) if masks else None,
