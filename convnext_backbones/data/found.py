@@ -134,8 +134,8 @@ def _of_several(there: Sequence[str], kind: str) -> list[str]:
     if not others:
         return []
     return [
-        f"The folder holds {_listed(there)}: {NAMED[kind]} was taken. --kind "
-        f"{' or --kind '.join(repr(k) if ' ' in k else k for k in others)} takes the other."
+        f"The folder holds {_listed(there)}. Taken: {NAMED[kind]}; to take others: --kind "
+        f"{' or --kind '.join(repr(k) if ' ' in k else k for k in others)}."
     ]
 
 

@@ -65,7 +65,11 @@ def find(tree: Tree) -> list[Pair]:
                 picture = photo.files[name]
                 if picture not in pairs or rank < pairs[picture][0]:
                     pairs[picture] = (rank, labels.files[name])
-    return [Pair(picture, label_map) for picture, (_, label_map) in sorted(pairs.items())]
+    owners: dict[str, tuple[tuple, str]] = {}  # a label map is that of one picture
+    for picture, (rank, label_map) in sorted(pairs.items()):
+        if label_map not in owners or rank < owners[label_map][0]:
+            owners[label_map] = (rank, picture)
+    return sorted(Pair(picture, label_map) for label_map, (_, picture) in owners.items())
 
 
 def in_jpeg(tree: Tree) -> str | None:

@@ -63,9 +63,10 @@ def test_two_kinds_are_told_and_chosen(tmp_path):
         )
     folders.voc(tmp_path / "voc")
     notes = notes_of(tmp_path)
-    assert "COCO JSON was taken. --kind voc or --kind 'label maps' takes" in notes
+    assert "Taken: COCO JSON; to take others: --kind voc or --kind 'label maps'." in notes
     assert look(tmp_path, task="semantic").kind == "label maps"
     assert look(tmp_path, kind="voc").kind == "voc"
+    assert look(tmp_path, kind="label maps").splits["train"].count == 8  # without voc's pictures
     refused(tmp_path, "no labels of the kind yolo, but COCO JSON and", kind="yolo")
     refused(
         tmp_path,
@@ -162,15 +163,16 @@ def test_pictures_that_are_not_there(tmp_path):
     )
 
 
-CORNERS = lambda a: a.update(
-    bbox=[a["bbox"][0], a["bbox"][1], a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3]]
-)  # noqa: E731
+def as_corners(content: dict) -> None:
+    for annotation in content["annotations"]:
+        left, top, width, height = annotation["bbox"]
+        annotation["bbox"] = [left, top, left + width, top + height]
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: [CORNERS(a) for a in c["annotations"]], "look like corners"),
+        (as_corners, "look like corners"),
         (
             lambda c: [a.update(bbox=[v / 64 for v in a["bbox"]]) for a in c["annotations"]],
             "look like shares of the picture",
