@@ -135,7 +135,7 @@ def _of_several(there: Sequence[str], kind: str) -> list[str]:
         return []
     return [
         f"The folder holds {_listed(there)}. Taken: {NAMED[kind]}; to take others: --kind "
-        f"{' or --kind '.join(repr(k) if ' ' in k else k for k in others)}."
+        f"{' or --kind '.join(k.replace(' ', '-') for k in others)}."
     ]
 
 

@@ -63,7 +63,7 @@ def test_two_kinds_are_told_and_chosen(tmp_path):
         )
     folders.voc(tmp_path / "voc")
     notes = notes_of(tmp_path)
-    assert "Taken: COCO JSON; to take others: --kind voc or --kind 'label maps'." in notes
+    assert "Taken: COCO JSON; to take others: --kind voc or --kind label-maps." in notes
     assert look(tmp_path, task="semantic").kind == "label maps"
     assert look(tmp_path, kind="voc").kind == "voc"
     assert look(tmp_path, kind="label maps").splits["train"].count == 8  # without voc's pictures
