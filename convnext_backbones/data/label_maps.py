@@ -383,6 +383,10 @@ def _by_number(
     taken = _taken(tree, own, void, names, values, notes)
     if names is None:
         names = ["background", "foreground"] if taken == [0, 255] else [f"class_{v}" for v in taken]
+        notes.append(
+            f"Nothing names the classes, so they are {some(names)}: --classes, or a file classes.txt with a "
+            "name a line, does."
+        )
     elif taken == [0, 255] and len(names) == 1:
         names, colours = ["background", *names], None
     if colours is None and palette and max(taken) < len(palette):
@@ -392,6 +396,8 @@ def _by_number(
     number = {value: k for k, value in enumerate(taken)}
     if void is not None:
         number[void] = VOID
+        if void != VOID:
+            notes.append(f"The void value {void} is 255 in the label maps that are written.")
     moved = {v: k for v, k in number.items() if v != k and k != VOID}
     if moved:
         said = ", ".join(f"{v} is class {k}" for v, k in list(moved.items())[:6])

@@ -392,6 +392,7 @@ def test_a_void_value_becomes_255(tmp_path):
     root = folders.label_maps(tmp_path / "data")
     found = keep(look(root, void=0, classes=CLASSES), tmp_path / "kept")
     assert (found.classes, found.void) == (CLASSES, VOID)
+    assert "void value 0 is 255 in the label maps that are written" in said(found)
     expected = scene(3).label_map.astype(int) - 1
     expected[expected < 0] = VOID
     assert np.array_equal(label_map_of(found, "train", 3), expected)
@@ -407,6 +408,7 @@ def test_a_guessed_void_is_said(tmp_path):
     assert found.as_it_lies
     assert "255 was taken for void" in said(found)
     plain = look(folders.label_maps(tmp_path / "plain"))
+    assert "Nothing names the classes" in said(plain)
     assert plain.void is None
     assert "No value was taken for void" in said(plain)
 
