@@ -186,9 +186,9 @@ def _check_segmentation(data: Records, facts: AllFacts, found: Findings) -> dict
             label = data.renumber.get(value, value)
             void_at = [place for place, void in data.voids.items() if void == label]
             if void_at and len(void_at) < len(data.voids):
-                others = [f"{place} {void}" for place, void in data.voids.items()]
-                found.add("a void label in one place alone", f"{label} in {name}; {', '.join(others)}",
-                          picture=record.picture)  # fmt: skip
+                places = ", ".join(f"{place} {void}" for place, void in data.voids.items())
+                found.add("a void label in one place alone", f"{label} in {name}",
+                          picture=record.picture, advice=f"Give every place the same one: {places}")  # fmt: skip
             elif label in voids:
                 continue
             elif 0 <= label < len(data.classes) and value < data.values:

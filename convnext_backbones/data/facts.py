@@ -48,7 +48,12 @@ def label_facts(path: str) -> Facts:
         labels = read_label_map(path)
     except (UserError, OSError) as error:
         return _error(path, error)
-    values, counts = np.unique(labels, return_counts=True)
+    if labels.dtype.kind == "u":  # counted, which is faster than sorted
+        counts = np.bincount(labels.ravel())
+        values = np.flatnonzero(counts)
+        counts = counts[values]
+    else:
+        values, counts = np.unique(labels, return_counts=True)
     pixels = dict(zip(map(str, values.tolist()), counts.tolist(), strict=True))
     return dict(width=labels.shape[1], height=labels.shape[0], values=pixels)
 
