@@ -52,6 +52,7 @@ TAGS = ("fcmae_ft_in1k", "fb_in1k_no_ema", "fb_in22k", "d2_in1k", "d1_in1k", "d1
 # Pictures of the recipe's size that a step with Tiny takes on one GPU of 16 GB.
 IMAGES = {"rtmdet": 16, "upernet": 8, "sem_seg_fpn": 8, "dino": 2, "mask2former": 2}
 IMAGES_R_CNN = 4
+TINY = 30e6  # parameters; a larger network takes fewer, by the root of its own
 MOST_IMAGES, LEAST_STEPS = 16, 4  # a batch, and steps that an epoch has at least
 STEPS = {"boxes": 2000, "label maps": 4000}  # that fine-tuning takes at least
 EPOCHS, MOST_EPOCHS = 12, 200  # over the data: at least, and however few pictures there are
@@ -145,7 +146,7 @@ def planned(found: Found, wishes: Wishes, installed: Collection[str] = tuple(FRA
     weights = _weights(variant, wishes.weights, why)
     scale, crop = _sizes(found, method, protocol, wishes.size, why)
     count = found.splits["train"].count
-    batch = wishes.batch or _batch(method, variant, protocol, crop or scale, count, why)
+    batch = _batch(method, variant, protocol, crop or scale, count, wishes.batch, why)
     length = _length(found.task, protocol, count, batch, weights is None, wishes, why)
     steps, epochs, iterations = length
     lr, layer_decay, drop_path = _rates(recipe, protocol, batch, weights, why)
@@ -299,11 +300,15 @@ def _batch(
     protocol: Protocol,
     size: tuple[int, int],
     count: int,
+    wish: int | None,
     why: dict[str, str],
 ) -> int:
+    if wish:
+        why["batch"] = "as asked"
+        return wish
     recipes_size = protocol.crop_size or protocol.scale
     images = IMAGES.get(method, IMAGES_R_CNN) * math.prod(recipes_size) / math.prod(size)
-    images *= min(1.0, math.sqrt(VARIANTS["convnext_tiny"].classifier_params / variant.classifier_params))  # fmt: skip
+    images *= min(1.0, math.sqrt(TINY / variant.classifier_params))
     fits = 2 ** int(math.log2(max(1, min(images, MOST_IMAGES))))
     few = max(1, count // LEAST_STEPS)
     why["batch"] = (
@@ -353,7 +358,6 @@ def _rates(
         why["lr"] = "random weights: one rate for every layer, and no drop path"
         return SCRATCH_LR, 1.0, 0.0
     lr = recipe.lr * min(1.0, math.sqrt(batch / protocol.batch))
-    digits = 1 - math.floor(math.log10(lr))
-    lr = round(lr, digits)
+    lr = round(lr, -math.floor(math.log10(lr)))
     why["lr"] = f"the recipe's {recipe.lr:g} * sqrt({batch} / its batch of {protocol.batch})"
     return lr, recipe.layer_decay, recipe.drop_path

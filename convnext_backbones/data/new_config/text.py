@@ -14,6 +14,7 @@ from ..found import Found
 from .plan import FRAMEWORKS, TASKS, VALIDATIONS, Plan
 
 WIDTH = 100
+TTA = (0.75, 1.0, 1.25)  # of the test size
 HERE = {"openmmlab": "{{ fileDirname }}", "detectron2": "Path(__file__).resolve().parent"}
 
 
@@ -43,6 +44,7 @@ def written(plan: Plan, out: str | Path, command: str = "convnext-backbones new-
         short_sides=_short_sides(plan),
         milestones=[plan.steps * 3 // 4, plan.steps * 11 // 12, plan.steps],
         period=max(1, plan.steps // VALIDATIONS),
+        tta_scales=tuple(tuple(int(side * ratio) for side in plan.scale) for ratio in TTA),
     )
 
 
