@@ -14,7 +14,12 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # What a package is imported as, where its name in a registry is another.
-IMPORTED_AS = {"pillow": "PIL", "pyyaml": "yaml", "mmsegmentation": "mmseg"}
+IMPORTED_AS = {
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "mmsegmentation": "mmseg",
+    "opencv-python": "cv2",  # what mmcv and supervision ask for
+}
 # Imported only where they are: detectron2 is in no registry, and Triton comes with torch where it runs.
 NOWHERE = {"detectron2", "triton"}
 # mmdet and mmsegmentation import these without declaring them (ours does not): mmcv holds their operators.

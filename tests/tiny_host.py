@@ -8,7 +8,7 @@ import torch
 
 from convnext_backbones.data.records import Record, Records
 from convnext_backbones.errors import UserError
-from convnext_backbones.runs.host import Entry, Example
+from convnext_backbones.runs.host import Classes, Entry, Example, Result
 from convnext_backbones.runs.preparation import existing_config
 
 WORK_DIRS = "work_dirs/tiny"
@@ -119,7 +119,7 @@ def read_log(work_dir):
 def examples(config, model, count):
     image = np.zeros((8, 8, 3), np.uint8)
     for _ in range(count):
-        yield Example(image, truth=100.0, prediction=infer(model, image), meta="metadata")
+        yield Example(image, truth=100.0, prediction=model.grey.item(), meta="metadata")
 
 
 def build_model(config, device):
@@ -134,14 +134,15 @@ def load_model(config, checkpoint, device=None):
     return model
 
 
-def infer(model, image):
-    return model.grey.item()
+def infer(model, files):
+    return [model.grey.item() for _ in files]
 
 
-def draw_prediction(image, prediction, meta, score_threshold):
+def result_of(prediction, meta, score):
     assert meta == "metadata"
-    return np.full_like(image, int(prediction))
+    grey = [int(prediction)] * 3
+    return Result(Classes(("grey",), [grey]), label_map=np.zeros((8, 8), int))
 
 
-def draw_truth(image, truth, meta):
-    return np.full_like(image, int(truth))
+def truth_of(truth, meta, image):
+    return result_of(truth, meta, 0)

@@ -49,7 +49,7 @@ FRAMEWORKS = {
                 ("--cfg-options",),
                 dict(nargs="+", metavar="K=V", default=[],
                      help="override config entries, e.g. train_dataloader.batch_size=4"),
-                ("train", "test", "check-data"),
+                ("train", "test", "predict", "check-data"),
             ),
             Option(
                 ("--auto-scale-lr",),
@@ -95,7 +95,7 @@ FRAMEWORKS = {
             Option(
                 ("options",),
                 dict(nargs="*", default=[], metavar="key=value", help="override config entries"),
-                ("train", "test", "check-data"),
+                ("train", "test", "predict", "check-data"),
             ),
         ),
     ),

@@ -58,6 +58,7 @@ EXTRAS = {
     "openmmlab": ("mmengine", "mmcv", "mmdet", "mmseg", "ftfy", "regex"),
     "detectron2": ("fvcore", "omegaconf"),
     "runs": (
+        "cv2",
         "defusedxml",
         "jinja2",
         "matplotlib",

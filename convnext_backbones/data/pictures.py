@@ -123,7 +123,7 @@ def probe(path: str | Path) -> Probe:
         return Probe(width, height, image.mode, orientation, image.format or "")
 
 
-def picture_files(folder: str | Path) -> list[Path]:
+def picture_files(folder: str | Path, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path]:
     """The pictures anywhere below a folder, by their suffix in any case; sorted, hidden ones left out."""
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
@@ -137,7 +137,7 @@ def picture_files(folder: str | Path) -> list[Path]:
         found += [
             Path(place, name)
             for name in files
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES)
+            if not name.startswith(".") and name.lower().endswith(suffixes)
         ]
     return sorted(found)
 

@@ -1,6 +1,6 @@
-"""train, test and predict, for any framework that fulfils runs.host.Host.
+"""train and test, for any framework that fulfils runs.host.Host.
 
-`args` is the commands' parsed command line (cli/train.py, test.py, predict.py).
+`args` is the commands' parsed command line (cli/train.py, test.py).
 """
 
 import contextlib
@@ -11,19 +11,16 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from ..errors import UserError
 from . import data_check, preparation, report
 from .host import Host
-from .visualize import enlarged, save_grid
+from .results import prediction_rows
+from .visualize import save_grid
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SHOWN = 4  # pictures in predictions.png
-SCORE = 0.3  # the least score of an instance that is drawn
+SCORE = 0.3  # the least score of an instance in them
 
 
 # ---- train and test ------------------------------------------------------------------------------
@@ -121,7 +118,11 @@ def finish(host: Host, config, trained) -> None:
     curves = report.save_curves(training, validation, work_dir / "curves.png")
     if curves:
         print(f"curves:      {curves}")
-    rows = prediction_rows(host, config, trained, SHOWN)
+    try:
+        rows = prediction_rows(host, host.examples(config, trained, SHOWN), SCORE)
+    except UserError as error:
+        rows = []
+        print(f"predictions: none, as {error}")
     if rows:
         titles = ("picture", "ground truth", "prediction")
         print(f"predictions: {save_grid(rows, titles, work_dir / 'predictions.png')}")
@@ -132,61 +133,6 @@ def finish(host: Host, config, trained) -> None:
         checkpoint = best
     print(f"evaluate:    {called('test')} {own} {checkpoint}")
     print(f"predict:     {called('predict')} {own} {checkpoint} IMAGE_OR_FOLDER --out DIR")
-
-
-def prediction_rows(host: Host, config, trained, count: int) -> list[list[np.ndarray]]:
-    """Picture, ground truth and prediction of the first `count` validation pictures."""
-    return [
-        [
-            enlarged(image)[0],
-            host.draw_truth(image, truth, meta),
-            host.draw_prediction(image, prediction, meta, SCORE),
-        ]
-        for image, truth, prediction, meta in host.examples(config, trained, count)
-    ]
-
-
-# ---- predict -------------------------------------------------------------------------------------
-def predict(host: Host, args: Namespace) -> None:
-    """Draw what args.checkpoint sees in each picture of args.source, into the folder args.out.
-
-    Raises:
-        UserError: no picture is there; or some are unreadable, after the others are drawn.
-    """
-    host.quiet_warnings()
-    files = pictures(args.source)
-    config = host.load_config(args.config, sample=args.sample, shrink=args.shrink)
-    model = host.load_model(config, args.checkpoint, args.device)
-    args.out.mkdir(parents=True, exist_ok=True)
-    unreadable = []
-    for file in tqdm(files, desc="predicting", unit="picture", disable=len(files) == 1):
-        try:
-            image = np.asarray(Image.open(file).convert("RGB"))
-        except (UnidentifiedImageError, OSError):
-            unreadable.append(file)
-            continue
-        prediction = host.infer(model, image[..., ::-1])  # the hosts take BGR, as OpenCV reads
-        drawn = host.draw_prediction(image, prediction, model.dataset_meta, args.score)
-        Image.fromarray(drawn).save(args.out / f"{file.stem}.png")
-    print(f"{len(files) - len(unreadable)} pictures drawn in {args.out}")
-    if unreadable:
-        names = ", ".join(map(str, unreadable[:5]))
-        raise UserError(
-            f"{len(unreadable)} files are no readable pictures and were skipped: {names}"
-        )
-
-
-def pictures(source: str) -> list[Path]:
-    """The picture files that `source` names, itself or inside it."""
-    path = Path(source)
-    if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
-        if not found:
-            raise UserError(f"{path} holds no pictures ({', '.join(SUFFIXES)})")
-        return found
-    if not path.is_file():
-        raise UserError(f"there is no picture or folder {path}")
-    return [path]
 
 
 # ---- words ---------------------------------------------------------------------------------------

@@ -26,6 +26,30 @@ class Entry(NamedTuple):
     record: dict[str, Any]
 
 
+class Classes(NamedTuple):
+    """The names of class 0, 1, .. (none where nobody knows them) and their colours."""
+
+    names: Sequence[str] = ()
+    palette: Sequence[tuple[int, int, int]] | None = None
+
+
+class Result(NamedTuple):
+    """What is in a picture: a prediction or an annotation, in every framework's stead.
+
+    A segmentation: label_map, (H, W) class numbers, 255 for none, and confidence, (H, W) in 0..1. Or
+    instances: boxes, (n, 4) left, top, right, bottom in pixels; labels, (n,) class numbers; scores, (n,)
+    in 0..1; masks, (n, H, W) bool. None for what there is not.
+    """
+
+    classes: Classes = Classes()
+    label_map: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    scores: np.ndarray | None = None
+    masks: np.ndarray | None = None
+
+
 class Example(NamedTuple):
     """A picture, (H, W, 3) uint8 RGB, with its annotation and what a trained model says of it."""
 
@@ -112,7 +136,8 @@ class Host(Protocol):
         """The log of all of a run's sessions, in the order of writing."""
 
     def examples(self, config: Any, trained: Any, count: int, /) -> Iterable[Example]:
-        """The first `count` validation pictures."""
+        """`count` validation pictures spread over the data, those with objects first, seen by the weights
+        that were saved, the best if they are known."""
 
     # ---- models and pictures
     def build_model(self, config: Any, device: str, /) -> nn.Module:
@@ -121,13 +146,12 @@ class Host(Protocol):
     def load_model(self, config: Any, checkpoint: str, device: str | None = None, /) -> nn.Module:
         """A trained model ready for `infer`, with `dataset_meta`; None: a GPU if there is one."""
 
-    def infer(self, model: nn.Module, image: np.ndarray, /) -> Any:
-        """The prediction for one (H, W, 3) uint8 BGR picture, at the picture's size."""
+    def infer(self, model: nn.Module, files: Sequence[Path], /) -> list[Any]:
+        """The predictions for picture files, as one batch, read and prepared as the config's test data
+        are; each at its picture's size."""
 
-    def draw_prediction(
-        self, image: np.ndarray, prediction: Any, meta: Any, score_threshold: float, /
-    ) -> np.ndarray:
-        """A prediction over its picture ((H, W, 3) uint8 RGB)."""
+    def result_of(self, prediction: Any, meta: Any, score: float, /) -> Result:
+        """A prediction, with the instances of at least that score."""
 
-    def draw_truth(self, image: np.ndarray, truth: Any, meta: Any, /) -> np.ndarray:
-        """An annotation over its picture ((H, W, 3) uint8 RGB)."""
+    def truth_of(self, truth: Any, meta: Any, image: np.ndarray, /) -> Result:
+        """The annotation of a picture, (H, W, 3) uint8 RGB."""

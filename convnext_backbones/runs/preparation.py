@@ -100,15 +100,16 @@ def missing_data(split: str, missing: Path, expected: str, way: str) -> UserErro
     )
 
 
-def check_writable(folder: Path) -> None:
-    """Make a folder for results; UserError when nothing can be written there."""
+def check_writable(folder: Path, option: str = "--work-dir") -> None:
+    """Make a folder for results; UserError, with the option that names another, when nothing can be written
+    there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UserError(
-            f"nothing can be written to the folder {folder}: {error.strerror}; give another, e.g. --work-dir"
+            f"nothing can be written to the folder {folder}: {error.strerror}; give another, e.g. {option}"
         ) from error
 
 

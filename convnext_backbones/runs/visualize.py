@@ -1,6 +1,8 @@
 """Predictions and ground truth drawn over pictures, for any framework (torchvision does the work)."""
 
-from collections.abc import Sequence
+import itertools
+import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +14,8 @@ from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 FONT = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 FONT_SIZE = 15
 SHORT_SIDE = 320  # smaller pictures are enlarged to this, so that names can be read
+NO_CLASS = 255  # in label maps
+TRIED = 8  # pictures of a part of the data, to find one with objects
 
 Colour = tuple[int, int, int]
 
@@ -21,6 +25,23 @@ def palette_of(count: int) -> list[Colour]:
     hues = np.linspace(0, 1, max(count, 1), endpoint=False)
     rgb = matplotlib.colormaps["hsv"](hues)[:, :3]
     return [tuple(int(255 * v) for v in colour) for colour in rgb]
+
+
+def full_palette(
+    palette: Sequence[Colour] | None, names: Sequence[str], labels: np.ndarray | Sequence[int]
+) -> Sequence[Colour]:
+    """The palette, or where it is none or lacks a colour for a class or a label, one that has them."""
+    numbers = np.asarray(labels, int)
+    numbers = numbers[numbers != NO_CLASS]
+    count = max(len(names), int(numbers.max(initial=-1)) + 1)
+    if palette is not None and len(palette) >= count:
+        return [tuple(int(v) for v in colour) for colour in palette]
+    return palette_of(count)
+
+
+def class_name(names: Sequence[str], number: int) -> str:
+    """The name of a class; its number, where it has none."""
+    return str(names[number]) if number < len(names) else str(number)
 
 
 def enlarged(image: np.ndarray) -> tuple[np.ndarray, int]:
@@ -43,14 +64,15 @@ def draw_label_map(
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        labels: (H, W) class numbers; numbers without a class (255) stay undrawn.
+        labels: (H, W) class numbers; 255 and numbers without a name stay undrawn.
+        classes: the names; none where nobody knows them.
         confidence: (H, W) probability of the drawn class; its mean stands in the legend.
     """
-    present = [k for k in np.unique(labels) if k < len(classes)]
+    present = [k for k in np.unique(labels) if k < len(classes or palette) and k != NO_CLASS]
     legend = []
     for k in present:
         inside = labels == k
-        text = f"{classes[k]} {100 * inside.mean():.0f} %"
+        text = f"{class_name(classes, k)} {100 * inside.mean():.0f} %"
         if confidence is not None:
             text += f", score {confidence[inside].mean():.2f}"
         legend.append((tuple(palette[k]), text))
@@ -72,6 +94,7 @@ def draw_instances(
     palette: Sequence[Colour],
     scores: np.ndarray | None = None,
     masks: np.ndarray | None = None,
+    nothing: str = "",
 ) -> np.ndarray:
     """Boxes with names (and scores) and masks over a picture.
 
@@ -81,13 +104,14 @@ def draw_instances(
         labels: (n,) class numbers.
         scores: (n,) in 0..1.
         masks: (n, H, W) bool.
+        nothing: what stands below a picture without boxes.
     """
     canvas, factor = enlarged(image)
-    tensor = _tensor(canvas)
     if len(boxes) == 0:
-        return canvas
+        return _with_legend(canvas, [(None, nothing)]) if nothing else canvas
+    tensor = _tensor(canvas)
     colours = [tuple(palette[k]) for k in labels]
-    names = [classes[k] for k in labels]
+    names = [class_name(classes, k) for k in labels]
     if scores is not None:
         names = [f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
     if masks is not None:
@@ -102,6 +126,19 @@ def draw_instances(
         fill_labels=True,
     )  # fmt: skip
     return _array(drawn)
+
+
+def spread(total: int, count: int, holds_objects: Callable[[int], bool]) -> list[int]:
+    """The numbers of `count` pictures out of `total`, one out of each part of the data, those that hold
+    objects first. The same data give the same ones."""
+    count = min(count, total)
+    bounds = [total * k // max(count, 1) for k in range(count + 1)]
+    chosen = []
+    for start, end in itertools.pairwise(bounds):
+        candidates = random.Random(start).sample(range(start, end), min(TRIED, end - start))
+        found = next((k for k in candidates if holds_objects(k)), None)
+        chosen.append((found is None, candidates[0] if found is None else found))
+    return [number for _, number in sorted(chosen)]
 
 
 def save_grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], path: Path) -> Path:
@@ -142,8 +179,9 @@ def _with_legend(image: np.ndarray, legend) -> np.ndarray:
     for row, entries in enumerate(lines):
         y = image.shape[0] + row * line
         for x, colour, text in entries:
-            draw.rectangle((x, y + 4, x + 14, y + 17), fill=colour)
-            draw.text((x + 20, y + 2), text, fill="black", font=font)
+            if colour is not None:
+                draw.rectangle((x, y + 4, x + 14, y + 17), fill=colour)
+            draw.text((x + 20 * (colour is not None), y + 2), text, fill="black", font=font)
     return np.asarray(sheet)
 
 

@@ -74,7 +74,13 @@ def tiny(monkeypatch, tmp_path):
         run="tiny_host",
         keys=frozenset({"tiny"}),
         imports=frozenset(),
-        options=(Option(("--turbo",), dict(nargs="*", default=[], metavar="K=V")),),
+        options=(
+            Option(
+                ("--turbo",),
+                dict(nargs="*", default=[], metavar="K=V"),
+                ("train", "test", "predict", "check-data"),
+            ),
+        ),
     )
     monkeypatch.setitem(FRAMEWORKS, "tiny", row)
     monkeypatch.chdir(tmp_path)
@@ -103,7 +109,8 @@ def test_a_third_framework_runs_by_the_same_commands(tiny, capsys):
     assert "41.00" in capsys.readouterr().out
 
     predict.main(["config.json", checkpoint, "picture.png", "--out", "drawn"])
-    assert (np.asarray(Image.open("drawn/picture.png")) == 200).all()
+    drawn = np.asarray(Image.open("drawn/picture.png"))[:8]
+    assert (drawn == round(0.55 * 200)).all()  # the model's grey over a black picture
 
 
 def test_what_comes_next_is_said_in_the_words_of_the_call(tiny, capsys, monkeypatch):

@@ -16,8 +16,6 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import detectron2.data.transforms as T
-import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -32,25 +30,27 @@ from detectron2.engine import (
 from detectron2.engine import launch as detectron2_launch
 from detectron2.evaluation import inference_on_dataset, print_csv_format
 from detectron2.evaluation.testing import flatten_results_dict
-from detectron2.structures import BoxMode
-from detectron2.structures.masks import polygons_to_bitmask
 from detectron2.utils import comm
 from detectron2.utils.comm import is_main_process as is_main_process
 from detectron2.utils.logger import setup_logger
-from PIL import Image
 from torch.multiprocessing import ProcessExitedException
 
 from ...checkpoints import read_checkpoint
+from ...data.pictures import read_picture
 from ...errors import Stopped, UserError, exit_with_sentence
 from ...runs import preparation
 from ...runs.host import Entry, Example
 from ...runs.interruption import SIGNALS, Interruption
-from ...runs.visualize import draw_instances, draw_label_map, palette_of
+from ...runs.visualize import spread
 from . import data
 from .agreement import check, check_registered
 from .configs import Run, YamlRun
 from .configs import load_config as load_config  # part of the contract
 from .loop import EVALUATED, Evaluation, Stopping, best_of, evaluated
+from .prediction import holds_objects, metadata_of, output_of
+from .prediction import infer as infer
+from .prediction import result_of as result_of
+from .prediction import truth_of as truth_of
 from .records import records as records
 
 WORK_DIRS = "work_dirs/detectron2"
@@ -390,16 +390,25 @@ def read_log(work_dir: Path) -> Iterator[Entry]:
 
 
 def examples(run: Run, model: torch.nn.Module, count: int) -> Iterator[Example]:
-    """The first `count` test pictures with their records and the model's outputs."""
+    """`count` test pictures spread over the data, with their records, seen by the best or last weights that
+    were saved."""
     if not run.settings.test_data:
         return
     dataset = run.settings.test_data[0]
-    meta, records = MetadataCatalog.get(dataset), DatasetCatalog.get(dataset)[:count]
+    meta, records = MetadataCatalog.get(dataset), DatasetCatalog.get(dataset)
+    if checkpoint := best_checkpoint(run) or last_checkpoint(run):
+        load_trained(model, str(checkpoint))
     model.test_mapper = run.build_test_mapper()
     model.eval()
-    for record in records:
-        image = np.asarray(Image.open(record["file_name"]).convert("RGB"))
-        yield Example(image, truth=record, prediction=infer(model, image[..., ::-1]), meta=meta)
+    for k in spread(len(records), count, lambda k: holds_objects(records[k], meta)):
+        record = records[k]
+        size = record.get("width"), record.get("height")
+        image = read_picture(
+            record["file_name"],
+            size=size if all(size) else None,
+            label_map=record.get("sem_seg_file_name"),
+        )
+        yield Example(image, truth=record, prediction=output_of(model, record), meta=meta)
 
 
 # ---- models and pictures ---------------------------------------------------------------------------
@@ -416,58 +425,5 @@ def load_model(run: Run, checkpoint: str, device: str | None = None) -> torch.nn
     model = build_model(run, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     load_trained(model, checkpoint)
     model.test_mapper = run.build_test_mapper()
-    model.dataset_meta = MetadataCatalog.get((run.settings.test_data or ["__unnamed"])[0])
+    model.dataset_meta = metadata_of(next(iter(run.settings.test_data), None))
     return model.eval()
-
-
-def infer(model: torch.nn.Module, image: np.ndarray) -> dict:
-    """The model's output for one (H, W, 3) uint8 BGR picture, at the picture's size."""
-    mapper = model.test_mapper
-    pixels = T.AugInput(image[..., ::-1] if mapper.image_format == "RGB" else image)
-    mapper.augmentations(pixels)
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels.image.transpose(2, 0, 1)))
-    with torch.no_grad():
-        return model([{"image": tensor, "height": image.shape[0], "width": image.shape[1]}])[0]
-
-
-def draw_prediction(image: np.ndarray, output: dict, meta, score_threshold: float) -> np.ndarray:
-    """A model's output over its picture ((H, W, 3) uint8 RGB)."""
-    if "instances" not in output:
-        chances = output["sem_seg"].softmax(dim=0).cpu()
-        confidence, labels = chances.max(dim=0)
-        return draw_label_map(
-            image, labels.numpy(), *_classes_and_palette(meta, "stuff"), confidence.numpy()
-        )
-    found = output["instances"].to("cpu")
-    found = found[found.scores >= score_threshold]
-    masks = found.pred_masks.numpy() if found.has("pred_masks") else None
-    return draw_instances(
-        image, found.pred_boxes.tensor.numpy(), found.pred_classes.numpy(),
-        *_classes_and_palette(meta, "thing"), found.scores.numpy(), masks,
-    )  # fmt: skip
-
-
-def draw_truth(image: np.ndarray, record: dict, meta) -> np.ndarray:
-    """A data set's record over its picture ((H, W, 3) uint8 RGB)."""
-    if "annotations" not in record:
-        labels = np.asarray(Image.open(record["sem_seg_file_name"]))
-        if meta.get("label_of_no_class") == 0:
-            labels = labels - np.uint8(1)
-        return draw_label_map(image, labels, *_classes_and_palette(meta, "stuff"))
-    truth = [entry for entry in record["annotations"] if not entry.get("iscrowd")]
-    boxes = [BoxMode.convert(t["bbox"], t["bbox_mode"], BoxMode.XYXY_ABS) for t in truth]
-    outlined = [t["segmentation"] for t in truth if isinstance(t.get("segmentation"), list)]
-    masks = []  # of all or of none: boxes alone have none
-    if len(outlined) == len(truth):
-        masks = [polygons_to_bitmask(polygons, *image.shape[:2]) for polygons in outlined]
-    return draw_instances(
-        image, np.array(boxes).reshape(-1, 4), np.array([t["category_id"] for t in truth], int),
-        *_classes_and_palette(meta, "thing"), masks=np.array(masks) if masks else None,
-    )  # fmt: skip
-
-
-def _classes_and_palette(meta, kind: str):
-    classes = meta.get(f"{kind}_classes")
-    if not classes:
-        raise UserError(f"the data set {meta.name!r} names no {kind}_classes in its metadata")
-    return classes, meta.get(f"{kind}_colors") or palette_of(len(classes))

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import mmdet.models  # noqa: F401  (registers what configs name)
 import mmseg.models  # noqa: F401
-import numpy as np
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
@@ -22,20 +21,24 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
-from PIL import Image
 
+from ...data.pictures import read_picture
 from ...errors import UserError
 from ...runs import preparation
 from ...runs.host import Entry, Example
 from ...runs.interruption import Interruption
 from ...runs.report import is_of_class, metrics_of
 from ...runs.sample import ensure_sample_data
-from ...runs.visualize import draw_instances, draw_label_map, palette_of
+from ...runs.visualize import spread
 from . import config_files, config_mistakes, data_places
 from .by_class import ClassesHook, keep_classes, scores_of
 from .checkpoints import read_training_checkpoint
 from .data_places import check_masks
 from .guards import Guard, StopOnSignal
+from .prediction import holds_objects, names_of, test_pipeline
+from .prediction import infer as infer
+from .prediction import result_of as result_of
+from .prediction import truth_of as truth_of
 from .records import records as records  # part of the contract
 from .sample import shrink_backbone, shrink_detection, shrink_segmentation
 
@@ -331,16 +334,21 @@ def read_log(work_dir: Path) -> Iterator[Entry]:
 
 
 def examples(cfg: Config, runner: Runner, count: int) -> Iterator[Example]:
-    """The first `count` validation pictures with their data samples."""
+    """`count` validation pictures spread over the data, with their data samples, seen by the best or last
+    weights that were saved: EMA's, where EMA made them."""
     if not cfg.get("val_dataloader"):
         return
-    dataset = runner.val_dataloader.dataset
-    model = runner.model.eval()
-    for index in range(min(count, len(dataset))):
+    dataset, model = runner.val_dataloader.dataset, runner.model.eval()
+    while hasattr(model, "module"):
+        model = model.module
+    if checkpoint := best_checkpoint(cfg) or last_checkpoint(cfg):
+        load_trained(model, str(checkpoint))
+    for index in spread(len(dataset), count, lambda k: holds_objects(dataset[k])):
         data = pseudo_collate([dataset[index]])
         with torch.no_grad():
             sample = model.test_step(data)[0]
-        image = np.asarray(Image.open(sample.img_path).convert("RGB"))
+        height, width = sample.ori_shape[:2]
+        image = read_picture(sample.img_path, size=(width, height))
         yield Example(image, truth=sample, prediction=sample, meta=dataset.metainfo)
 
 
@@ -369,64 +377,11 @@ def load_trained(model: torch.nn.Module, checkpoint: str) -> dict:
 
 
 def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> torch.nn.Module:
-    """A trained model ready for inference, with `cfg` and `dataset_meta` as the hosts expect."""
-    model = build_model(cfg, "cpu")
-    meta = load_trained(model, checkpoint)
-    dataset_meta = meta.get("dataset_meta", {})
-    model.dataset_meta = {str(key).lower(): value for key, value in dataset_meta.items()}
-    if "classes" not in model.dataset_meta:
-        raise UserError(
-            f"{checkpoint} names no classes (meta.dataset_meta); was it saved by a run?"
-        )
-    if cfg.default_scope == "mmdet":
-        cfg.test_dataloader.dataset.pipeline = [
-            t for t in cfg.test_dataloader.dataset.pipeline if t["type"] != "LoadAnnotations"
-        ]
-    model.cfg = cfg
+    """A trained model ready for `infer`, with `cfg` and `dataset_meta` as the hosts expect."""
+    with preparation.refused("model"):
+        model = build_model(cfg, "cpu")
+    meta = load_trained(model, checkpoint).get("dataset_meta") or {}
+    meta = {str(key).lower(): value for key, value in meta.items()}
+    model.cfg, model.test_pipeline = cfg, test_pipeline(cfg)
+    model.dataset_meta = names_of(cfg, meta, checkpoint)
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
-
-
-def infer(model: torch.nn.Module, image: np.ndarray):
-    """The data sample that the host's own inference function gives for one (H, W, 3) BGR picture."""
-    if model.cfg.default_scope == "mmseg":
-        from mmseg.apis import inference_model
-
-        return inference_model(model, image)
-    from mmdet.apis import inference_detector
-
-    return inference_detector(model, image)
-
-
-def _classes_and_palette(meta: dict):
-    classes = meta["classes"]
-    return classes, meta.get("palette") or palette_of(len(classes))
-
-
-def draw_prediction(image: np.ndarray, sample, meta: dict, score_threshold: float) -> np.ndarray:
-    """A data sample's prediction over its picture ((H, W, 3) uint8 RGB)."""
-    classes, palette = _classes_and_palette(meta)
-    if "pred_sem_seg" in sample:
-        labels = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
-        confidence = None
-        if "seg_logits" in sample and sample.seg_logits.data.shape[0] > 1:
-            confidence = sample.seg_logits.data.softmax(dim=0).amax(dim=0).cpu().numpy()
-        return draw_label_map(image, labels, classes, palette, confidence)
-    found = sample.pred_instances[sample.pred_instances.scores >= score_threshold].cpu()
-    masks = found.masks.numpy() if "masks" in found else None
-    return draw_instances(
-        image, found.bboxes.numpy(), found.labels.numpy(), classes, palette,
-        found.scores.numpy(), masks,
-    )  # fmt: skip
-
-
-def draw_truth(image: np.ndarray, sample, meta: dict) -> np.ndarray:
-    """A data sample's annotation over its picture ((H, W, 3) uint8 RGB)."""
-    classes, palette = _classes_and_palette(meta)
-    if "gt_sem_seg" in sample:
-        return draw_label_map(
-            image, sample.gt_sem_seg.data.squeeze(0).cpu().numpy(), classes, palette
-        )
-    truth = sample.gt_instances
-    boxes = getattr(truth.bboxes, "tensor", truth.bboxes).cpu().numpy()
-    masks = truth.masks.to_ndarray() if len(truth) and "masks" in truth else None
-    return draw_instances(image, boxes, truth.labels.cpu().numpy(), classes, palette, masks=masks)
