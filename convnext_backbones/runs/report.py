@@ -4,6 +4,7 @@ import math
 import re
 import statistics
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 
 import matplotlib
@@ -59,7 +60,7 @@ def metrics_of(record: dict) -> dict[str, float]:
         key if is_of_class(key) else key.replace("/", " ").replace("_", " "): value
         for key, value in record.items()
         if key not in NO_METRICS and key not in METRICS
-        and isinstance(value, (int, float)) and not isinstance(value, bool)
+        and isinstance(value, Real) and not isinstance(value, bool)
     }  # fmt: skip
     return known | others
 

@@ -36,6 +36,7 @@ def contradictions(cfg: Config, splits: Sequence[str] = SPLITS) -> list[str]:
     """Everything in a merged config that cannot be meant, for the splits that a run uses."""
     found = [
         *wrong_numbers(cfg),
+        *untyped_hooks(cfg),
         *wrong_classes(cfg, splits),
         *wrong_channels(cfg),
         *wrong_strides(cfg),
@@ -91,7 +92,9 @@ def wrong_numbers(cfg: Config) -> list[str]:
             else cfg.get(parents[0], {}).get(parents[1], {})
         )
         value = value.get(key)
-        whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value)
+        whole = (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value)
+        )
         if value is not None and not (whole and value >= minimum):
             found.append(f"{place} is {value!r}; it must be a whole number from {minimum} on")
     return found
@@ -143,9 +146,13 @@ def classes_in(dataset: Mapping, scope: str) -> Any:
     kind = str(getattr(dataset.get("type"), "__name__", dataset.get("type")))
     if given is not None or "type" not in dataset or kind.startswith(TASKS_OF_THEIR_OWN):
         return given
-    for made in classes_of(dataset["type"], scope):
-        own = getattr(made, "METAINFO", {}).get("classes")
-        if own:
+    return _fixed_classes(dataset, scope)
+
+
+def _fixed_classes(dataset: Mapping, scope: str) -> Any:
+    """The classes of a data set's own class, None for one without."""
+    for made in classes_of(dataset.get("type", "none"), scope):
+        if own := getattr(made, "METAINFO", {}).get("classes"):
             return own
     return None
 
@@ -206,6 +213,14 @@ def _names(path: str, dataset: Mapping, scope: str) -> tuple[list[str], int | No
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         return [f"{place} names {', '.join(map(repr, twice))} more than once"], None
+    fixed = _fixed_classes(dataset, scope)
+    if scope == "mmseg" and fixed and set(names) - set(fixed):
+        kind = getattr(dataset["type"], "__name__", dataset["type"])
+        return [
+            f"{path} is a {kind}, whose label maps are of its own {len(fixed)} classes, without "
+            f"{', '.join(map(repr, sorted(set(names) - set(fixed))[:5]))}: write type='BaseSegDataset', with "
+            "img_suffix, seg_map_suffix and reduce_zero_label of your data"
+        ], None  # fmt: skip
     palette = metainfo.get("palette") if metainfo else None
     if isinstance(palette, (list, tuple)) and palette and len(palette) != len(names):
         return [

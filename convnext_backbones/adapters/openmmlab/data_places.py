@@ -62,9 +62,8 @@ def _layout(cfg: Config, dataset: Mapping, places: Mapping[str, Path]) -> str:
         name = f"{inside}/*{suffix}" if suffix else f"{inside}"
         lines.append(f"      {name:48} {key}{'' if place.exists() else ', missing'}")
     kind = str(getattr(dataset.get("type"), "__name__", dataset.get("type")))
-    if kind == "ADE20KDataset" or (
-        kind == "CocoDataset" and "2017" in str(dataset.get("ann_file"))
-    ):
+    of_shipped = kind == "ADE20KDataset" or "2017.json" in str(dataset.get("ann_file"))
+    if of_shipped and not (dataset.get("metainfo") or {}).get("classes"):
         lines.append(preparation.LAYOUTS[KINDS[cfg.default_scope]].splitlines()[-1])
     return "\n".join(lines)
 

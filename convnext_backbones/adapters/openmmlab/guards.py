@@ -5,6 +5,8 @@ with a sentence, and none in a checkpoint that is worse than the last one.
 """
 
 import math
+import time
+from numbers import Real
 from pathlib import Path
 
 import torch
@@ -30,6 +32,7 @@ class Guard(Hook):
 
     def __init__(self):
         self.bad_steps = 0
+        self.begun = time.time()
 
     # ---- before the first step
     def before_train(self, runner) -> None:
@@ -51,19 +54,19 @@ class Guard(Hook):
             raise UserError(
                 f"{', '.join(wrong)} is not finite in step {runner.iter + 1}"
                 + (f" and the {self.bad_steps - 1} before it" if self.bad_steps > 1 else "")
-                + f": the run stops. {_cause(runner)}"
+                + f": the run stops. {self._cause(runner)}"
             )
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         if name := _bad_weights(checkpoint["state_dict"]):
             raise UserError(
                 f"{name} is not finite after step {runner.iter}: the run stops and saves nothing. "
-                f"{_cause(runner)}"
+                f"{self._cause(runner)}"
             )
 
     # ---- validation
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
-        values = {k: v for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
+        values = {k: v for k, v in (metrics or {}).items() if isinstance(v, Real)}
         if metrics is not None:
             for place, name in monitors(runner.cfg):  # a host leaves out what nothing was found for
                 if (
@@ -89,6 +92,17 @@ class Guard(Hook):
                 f"the validation gives {', '.join(found)} -1: the validation data has no object of any of the "
                 "config's classes. Look at val_evaluator.ann_file and metainfo.classes"
             )
+
+    def _cause(self, runner) -> str:
+        rates = [group["lr"] for group in runner.optim_wrapper.param_groups]
+        last = Path(runner.work_dir) / "last_checkpoint"
+        saved = "Nothing was saved"
+        if last.is_file() and last.stat().st_mtime >= self.begun:
+            saved = f"The last checkpoint, {last.read_text().strip()}, is sound"
+        return (
+            f"The learning rate is up to {max(rates):g}: lower optim_wrapper.optimizer.lr, lengthen the "
+            f"warm-up, or set optim_wrapper.clip_grad=dict(max_norm=1.0). {saved}"
+        )
 
 
 class StopOnSignal(Hook):
@@ -138,17 +152,3 @@ def _bad_weights(state: dict) -> str | None:
 def _siblings(metric: str) -> list[str]:
     """The same evaluator's other metric, of boxes beside masks."""
     return [metric.replace("segm", "bbox"), metric.replace("bbox", "segm")]
-
-
-def _cause(runner) -> str:
-    rates = [group["lr"] for group in runner.optim_wrapper.param_groups]
-    last = Path(runner.work_dir) / "last_checkpoint"
-    saved = (
-        f"the last checkpoint, {last.read_text().strip()}, is sound"
-        if last.is_file()
-        else "nothing was saved"
-    )
-    return (
-        f"The learning rate is up to {max(rates):g}: lower optim_wrapper.optimizer.lr, lengthen the warm-up, or set "
-        f"optim_wrapper.clip_grad=dict(max_norm=1.0); {saved}"
-    )
