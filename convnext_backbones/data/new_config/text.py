@@ -40,9 +40,8 @@ def written(plan: Plan, out: str | Path, command: str = "convnext-backbones new-
         length=plan.epochs or plan.iterations,
         norm_groups=_norm_groups(plan.channels),
         masks=plan.found.task == "instance",
-        average_steps=max(1, plan.steps // 20),
+        average_steps=max(2, plan.steps // 20),
         short_sides=_short_sides(plan),
-        milestones=[plan.steps * 3 // 4, plan.steps * 11 // 12, plan.steps],
         period=max(1, plan.steps // VALIDATIONS),
         tta_scales=tuple(tuple(int(side * ratio) for side in plan.scale) for ratio in TTA),
     )
