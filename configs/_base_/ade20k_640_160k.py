@@ -5,6 +5,7 @@
 #          of lr; lr falls to 0 with power 1
 
 # ---- data ----------------------------------------------------------------------------------------
+# One knob: set it in a config or by --cfg-options data_root=..., and every data set follows.
 data_root = "data/ade/ADEChallengeData2016"
 crop_size = (640, 640)
 train_pipeline = [

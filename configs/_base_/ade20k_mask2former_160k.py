@@ -4,6 +4,7 @@
 # Schedule 160000 steps * 16 images / 20210 images = 127 epochs; lr falls to 0 with power 0.9
 
 # ---- data ----------------------------------------------------------------------------------------
+# One knob: set it in a config or by --cfg-options data_root=..., and every data set follows.
 data_root = "data/ade/ADEChallengeData2016"
 crop_size = (512, 512)
 train_pipeline = [

@@ -5,6 +5,7 @@
 #          0.001 of lr; lr x 0.1 after epochs 27 and 33
 
 # ---- data ----------------------------------------------------------------------------------------
+# One knob: set it in a config or by --cfg-options data_root=..., and every data set follows.
 data_root = "data/coco/"
 scales = [(side, 1333) for side in (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)]
 train_pipeline = [

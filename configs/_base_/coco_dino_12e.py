@@ -4,6 +4,7 @@
 # Schedule 12 epochs * 7393 steps (118287 images / 16) = 88716 steps; lr x 0.1 after epochs 11
 
 # ---- data ----------------------------------------------------------------------------------------
+# One knob: set it in a config or by --cfg-options data_root=..., and every data set follows.
 data_root = "data/coco/"
 scales = [(side, 1333) for side in (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)]
 train_pipeline = [

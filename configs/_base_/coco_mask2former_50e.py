@@ -5,6 +5,7 @@
 #          355092
 
 # ---- data ----------------------------------------------------------------------------------------
+# One knob: set it in a config or by --cfg-options data_root=..., and every data set follows.
 data_root = "data/coco/"
 train_pipeline = [
     dict(type="LoadImageFromFile", to_float32=True),

@@ -6,6 +6,7 @@
 #          1e-5 of lr; lr falls as a cosine from epoch 50 on, to 5e-5 in every layer
 
 # ---- data ----------------------------------------------------------------------------------------
+# One knob: set it in a config or by --cfg-options data_root=..., and every data set follows.
 data_root = "data/coco/"
 crop_size = (640, 640)
 random_resize = dict(
