@@ -53,9 +53,7 @@ def figures_of(cfg: "Config") -> dict[str, object]:
     optim, backbone = cfg.optim_wrapper, cfg.model.backbone
     paramwise = optim.get("paramwise_cfg") or {}
     custom = paramwise.get("custom_keys") or {}
-    crops = [t for t in cfg.train_dataloader.dataset.get("pipeline", []) if "crop_size" in t]
-    schedulers = cfg.get("param_scheduler") or []
-    schedulers = schedulers if isinstance(schedulers, list) else [schedulers]
+    schedulers = schedulers_of(cfg)
     warmup = next((s for s in schedulers if s["type"] == "LinearLR"), {})
     steps = next((s for s in schedulers if s["type"] == "MultiStepLR"), {})
     init = backbone.get("init_cfg") or {}
@@ -72,9 +70,25 @@ def figures_of(cfg: "Config") -> dict[str, object]:
         "length": _length(cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters")),
         "warm-up": _warmup(warmup.get("end", 0), warmup.get("start_factor")),
         "lr x 0.1 after": _list(steps.get("milestones", ())),
-        "crop": _list(crops[-1]["crop_size"]) if crops else "DETR's",
+        "crop": crop_of(cfg.train_dataloader.dataset.get("pipeline", [])),
         "batch": cfg.get("auto_scale_lr", {}).get("base_batch_size", "not said"),
     }
+
+
+def schedulers_of(cfg: "Config") -> list:
+    schedulers = cfg.get("param_scheduler") or []
+    return schedulers if isinstance(schedulers, list) else [schedulers]
+
+
+def crop_of(pipeline: Sequence[dict]) -> str:
+    """The crop of a pipeline: its size, "DETR's" for one that is drawn in one of two ways, "none"."""
+    crops = [step["crop_size"] for step in pipeline if "crop_size" in step]
+    if crops:
+        return _list(crops[-1])
+    ways = [
+        way for step in pipeline if step.get("type") == "RandomChoice" for way in step["transforms"]
+    ]
+    return "DETR's" if any("crop_size" in step for way in ways for step in way) else "none"
 
 
 def figures_of_row(recipe: Recipe) -> dict[str, object]:
@@ -121,14 +135,14 @@ def images_of(cfg: "Config", protocol: Protocol | None) -> tuple[int, str]:
     from mmdet.registry import DATASETS as DETECTION_DATASETS
     from mmseg.registry import DATASETS as SEGMENTATION_DATASETS
 
-    from ..adapters.openmmlab import run
+    from ..adapters.openmmlab import data_places
 
     settings = inner = copy.deepcopy(cfg.train_dataloader.dataset)
     while "dataset" in inner:  # wrappers such as RepeatDataset
         inner = inner.dataset
     inner.serialize_data = False  # which fails for an empty data set, and takes memory
     try:
-        run.check_data(cfg, splits=("train",))
+        data_places.check(cfg, "train")
     except UserError as error:
         if protocol is None:
             raise UserError(
@@ -157,6 +171,8 @@ def length_of(cfg: "Config", images: int, counted: str, devices: int) -> Length:
 
 def warnings_of(cfg: "Config", length: Length, protocol: Protocol | None) -> list[str]:
     """What no longer fits together, one sentence each, with what to do."""
+    from ..adapters.openmmlab.config_mistakes import schedule_notes
+
     lr, base = cfg.optim_wrapper.optimizer.lr, cfg.get("auto_scale_lr", {}).get("base_batch_size")
     found = []
     if not base:
@@ -175,13 +191,19 @@ def warnings_of(cfg: "Config", length: Length, protocol: Protocol | None) -> lis
                 f"data, where the recipe has {epochs:.1f}: set train_cfg.max_iters, the schedulers' end "
                 "and val_interval"
             )
-    if protocol and protocol.epochs:
-        steps = protocol.epochs * iterations_per_epoch(protocol)
-        if length.iterations < 10 * protocol.warmup_iterations:
-            found.append(
-                f"{protocol.warmup_iterations} steps of warm-up are much of a run of "
-                f"{length.iterations} (the recipe has {steps}): shorten it in param_scheduler"
-            )
+    warmup = max((s.get("end", 0) for s in schedulers_of(cfg)
+                  if s["type"] == "LinearLR" and not s.get("by_epoch", True)), default=0)  # fmt: skip
+    if warmup <= length.iterations < 10 * warmup:
+        steps = (
+            f" (the recipe has {protocol.epochs * iterations_per_epoch(protocol)})"
+            if protocol and protocol.epochs
+            else ""
+        )
+        found.append(
+            f"{warmup} steps of warm-up are much of a run of {length.iterations}{steps}: shorten it in "
+            "param_scheduler"
+        )
+    found += schedule_notes(cfg, length.iterations, length.epochs)
     return found
 
 
@@ -270,8 +292,8 @@ def print_groups(console: "Console", cfg: "Config") -> None:
         console.print(f"frozen: {frozen:,} parameters in no group")
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Show it by the command line."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Show it by the command line; 2 for a config that cannot run."""
     parser = make_parser("show-recipe", __doc__)
     parser.add_argument("config")
     parser.add_argument(
@@ -288,7 +310,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = host_of(framework)
     from mmengine.registry import init_default_scope
     from rich.console import Console
+    from rich.markup import escape
 
+    from ..adapters.openmmlab.config_mistakes import contradictions
     from ..runs.preparation import existing_config
 
     run.quiet_warnings()
@@ -312,4 +336,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{length.batch}: {length.iterations} steps, {length.epochs:.4g} epochs"
     )
     for sentence in warnings_of(cfg, length, protocol):
-        console.print(f"[bold yellow]warning:[/] {sentence}")
+        console.print(f"[bold yellow]warning:[/] {escape(sentence)}")
+    mistakes = contradictions(cfg)
+    for sentence in mistakes:
+        console.print(f"[bold red]cannot run:[/] {escape(sentence)}")
+    return 2 if mistakes else 0

@@ -144,9 +144,36 @@ def test_a_short_run_is_warned_of_a_long_warm_up():
     found = show_recipe.warnings_of(cfg, length, PROTOCOLS["coco_3x"])
     assert len(found) == 1
     assert re.search(r"1000 steps of warm-up are much of a run of 1152", found[0])
+    cfg.param_scheduler[0].end = 50
+    assert show_recipe.warnings_of(cfg, length, PROTOCOLS["coco_3x"]) == []
+
+
+def test_what_a_run_of_one_epoch_leaves_of_a_schedule_is_said():
+    cfg = config("coco_mask_rcnn_convnext_t", **{"train_cfg.max_epochs": 1})
+    length = show_recipe.length_of(cfg, 117266, "", devices=8)
+    _, steps = show_recipe.warnings_of(cfg, length, PROTOCOLS["coco_3x"])
+    assert "milestones 27, 33 lie beyond a run of 1 epochs" in steps
+
+
+def test_a_pipeline_without_a_crop_has_none():
+    pipeline = [dict(type="LoadImageFromFile"), dict(type="RandomFlip", prob=0.5)]
+    assert show_recipe.crop_of(pipeline) == "none"
+    assert show_recipe.crop_of([*pipeline, dict(type="RandomCrop", crop_size=(3, 4))]) == "3, 4"
+    detr = config("coco_mask_rcnn_convnext_t").train_dataloader.dataset.pipeline
+    assert show_recipe.crop_of(detr) == "DETR's"
+
+
+def test_classes_that_disagree_are_said(here):
+    printed = here(show_recipe, "configs/ade20k_upernet_convnextv2_atto.py", "--cfg-options",
+                   "model.auxiliary_head.num_classes=11")  # fmt: skip
+    text = " ".join(printed.split())
+    assert "cannot run: the data has 150 classes" in text
+    assert (
+        "model.auxiliary_head.num_classes is 11: set model.auxiliary_head.num_classes=150" in text
+    )
 
 
 def test_a_data_set_without_any_picture_for_the_config_is_explained(folder, here):
     (folder / "data" / "coco").symlink_to(folder / "made" / "coco")  # shapes, not COCO's classes
-    with pytest.raises(UserError, match=r"has no image for this config.*metainfo"):
+    with pytest.raises(UserError, match=r"no category is named .*metainfo"):
         here(show_recipe, "configs/coco_rtmdet_convnextv2_pico.py")
