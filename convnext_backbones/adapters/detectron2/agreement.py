@@ -41,15 +41,16 @@ def check_registered(run: Run, name: str) -> None:
 def check(run: Run, splits: Sequence[str]) -> None:
     """UserError where the data sets of the splits cannot train or test the config's model."""
     settings = run.settings
-    of = {"train": settings.train_data, "val": settings.test_data, "test": settings.test_data}
-    names = {name: split for split in reversed(splits) for name in of[split]}
-    for name, split in names.items():
-        records = [] if name in KNOWN else _records(name, split)
+    trained = settings.train_data if "train" in splits else []
+    tested = settings.test_data if {"val", "test"} & set(splits) else []
+    names = list(dict.fromkeys([*trained, *tested]))
+    for name in names:
+        records = [] if name in KNOWN else _records(name, name in trained)
         _check_classes(run, name, records)
         _check_label_maps(run, name)
-        if split == "train":
+        if name in trained:
             _check_masks(run, name, records)
-        else:
+        if name in tested:
             _check_evaluation(run, name)
     numbered = [name for name in names if _classes(name)]
     for name in numbered[1:]:
@@ -60,7 +61,7 @@ def check(run: Run, splits: Sequence[str]) -> None:
             )
 
 
-def _records(name: str, split: str) -> list[dict]:
+def _records(name: str, trained: bool) -> list[dict]:
     """What a registered function gives, looked through."""
     try:
         records = DatasetCatalog.get(name)
@@ -84,7 +85,7 @@ def _records(name: str, split: str) -> list[dict]:
                 f"{len(missing)} of {len(records)} files of the data set {name!r} are not there, the first: "
                 f"{missing[0]}"
             )
-    if split == "train" and all(_objects(record) == [] for record in records):
+    if trained and all(_objects(record) == [] for record in records):
         raise UserError(
             f"none of the {len(records)} pictures of the data set {name!r} has an annotation to learn from"
         )

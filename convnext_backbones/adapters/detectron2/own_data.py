@@ -20,6 +20,7 @@ the working directory, as Detectron2 takes them; ~ is the home folder.
 import contextlib
 import functools
 import importlib.util
+import itertools
 import json
 import logging
 import os
@@ -35,7 +36,7 @@ from detectron2.data.datasets import load_coco_json
 
 from ...errors import UserError
 from ...network.variants import nearest
-from .data import IGNORE, LABELS_FROM_1
+from .data import IGNORE, LABELS_FROM_1, LOGGER
 
 COCO_KEYS = ("name", "annotations", "images", "classes")
 LABEL_KEYS = ("name", "images", "labels", "classes", "palette", "void", "listing", "suffixes")
@@ -338,6 +339,11 @@ def _read_label_maps(name: str) -> list[dict]:
             f"the data set {name!r}: no picture in {entry['images']} ({len(pictures)}, {examples[0]}) has "
             f"a label map of the same name in {entry['labels']} ({len(maps)}, {examples[1]})"
         )
+    elif "listing" not in entry and len(both) < len(pictures):
+        LOGGER.warning(
+            f"{len(pictures) - len(both)} of {len(pictures)} pictures of the data set {name!r} are left "
+            "out: they have no label map"
+        )
     if "listing" in entry:
         both = _listed(name, entry["listing"], both)
     return [dict(file_name=pictures[stem], sem_seg_file_name=maps[stem]) for stem in both]
@@ -379,7 +385,9 @@ def _by_stem(folder: str, suffix: str | None = None) -> dict[str, str]:
 
 def _without_common_ending(files: dict[str, str]) -> dict[str, str]:
     """The same by stems without what all of them end in, from its first "_", "-" or "." on."""
-    ending = os.path.commonprefix([stem[::-1] for stem in files])[::-1]
+    from_behind = zip(*(stem[::-1] for stem in files), strict=False)
+    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, from_behind)
+    ending = "".join(letters[0] for letters in same)[::-1]
     start = min((k for k in map(ending.find, "_-.") if k >= 0), default=len(ending))
     cut = len(ending) - start
     return {stem[: len(stem) - cut] if cut else stem: path for stem, path in files.items()}
