@@ -115,21 +115,34 @@ def save_curves(training: list[dict], validation: list[dict], path: Path) -> Pat
 
 
 def _losses(training: list[dict]) -> dict[str, list[tuple[int, float]]]:
-    """The losses as points, by their labels: the total, the largest, and the sum of all others."""
-    names = {key for record in training for key in record if "loss" in key and key != "loss"}
-    mean = {name: statistics.fmean(r[name] for r in training if name in r) for name in names}
-    ranked = sorted(names, key=lambda name: (-mean[name], name))  # NaN anywhere
-    shown = ranked if len(ranked) <= LINES else ranked[: LINES - 1]
-    labels = {name: [name] for name in (["loss"] if any("loss" in r for r in training) else [])}
-    labels |= {name: [name] for name in sorted(shown)}
-    if rest := ranked[len(shown) :]:
-        labels[f"{len(rest)} smaller losses, their sum"] = rest
-    return {
-        label: [
+    """The losses as points, by their labels: the total and its parts. Of many parts those of one kind, such
+    as a decoder's layers, are summed (d0.loss_cls, d1.loss_cls; loss_ce_0, loss_ce_1), and of many kinds the
+    smallest."""
+    names = sorted(
+        {key for record in training for key in record if "loss" in key and key != "loss"}
+    )
+    groups = {name: [name] for name in names}
+    if len(names) > LINES:
+        groups = {}
+        for name in names:
+            groups.setdefault(re.sub(r"_\d+$", "", name.rpartition(".")[2]), []).append(name)
+
+    def points(parts: list[str]) -> list[tuple[int, float]]:
+        return [
             (r["at"], sum(r[n] for n in parts if n in r)) for r in training if set(parts) & set(r)
         ]
-        for label, parts in labels.items()
-    }
+
+    lines = {kind: points(parts) for kind, parts in groups.items()}
+    ranked = sorted(lines, key=lambda kind: -statistics.fmean(value for _, value in lines[kind]))
+    shown = set(ranked if len(ranked) <= LINES else ranked[: LINES - 1])
+    total = points(["loss"])
+    labelled = {"loss": total} if total else {}
+    for kind, parts in groups.items():
+        if kind in shown:
+            labelled[f"{kind}, sum of {len(parts)}" if len(parts) > 1 else kind] = lines[kind]
+    if rest := [name for kind, parts in groups.items() if kind not in shown for name in parts]:
+        labelled[f"{len(rest)} smaller losses, their sum"] = points(rest)
+    return labelled
 
 
 def _headlines(validation: list[dict]) -> list[str]:

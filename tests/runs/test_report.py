@@ -1,0 +1,50 @@
+"""The table and the curves that a run leaves: any evaluator's metrics, any number of losses."""
+
+import numpy as np
+from PIL import Image
+
+from convnext_backbones.runs import report
+
+
+def test_any_metric_gets_a_row_and_its_own_name_where_none_is_known():
+    record = {"coco/bbox_mAP": 0.5, "pascal_voc/AP50": np.float32(0.25), "AP-traffic_light": 0.1,
+              "time": 1.0, "step": 3, "lr": 0.1, "note": "x"}  # fmt: skip
+    assert report.metrics_of(record) == {
+        "box AP": 0.5, "pascal voc AP50": 0.25, "AP-traffic_light": 0.1,
+    }  # fmt: skip
+
+
+def test_classes_get_a_table_before_the_metrics(capsys):
+    report.print_metrics(
+        {"mIoU (%)": 20.0, "IoU-road (%)": 30.0, "IoU-sky (%)": float("nan")}, "last"
+    )
+    printed = capsys.readouterr().out
+    assert printed.index("road") < printed.index("mIoU (%)")
+    assert "30.00" in printed
+    assert "nan" in printed
+
+
+def test_a_few_losses_are_drawn_each_and_many_by_their_kind():
+    few = [{"at": 1, "loss": 3.0, "loss_cls": 1.0, "loss_box": 2.0}]
+    assert list(report._losses(few)) == ["loss", "loss_box", "loss_cls"]
+    layers = {f"decode.d{k}.loss_{kind}": 1.0 for k in range(9) for kind in ("cls", "mask", "dice")}
+    lines = report._losses([{"at": 1, "loss": 27.0, **layers}])
+    assert lines == {
+        "loss": [(1, 27.0)], "loss_cls, sum of 9": [(1, 9.0)], "loss_dice, sum of 9": [(1, 9.0)],
+        "loss_mask, sum of 9": [(1, 9.0)],
+    }  # fmt: skip
+    assert "loss_ce, sum of 10" in report._losses(
+        [{"at": 1} | {f"loss_ce_{k}": 1.0 for k in range(10)}]
+    )
+    kinds = report._losses([{"at": 1} | {f"loss_{chr(97 + k)}": float(k) for k in range(12)}])
+    assert len(kinds) == report.LINES
+    assert kinds["5 smaller losses, their sum"] == [(1, 10.0)]
+
+
+def test_the_curves_are_drawn_with_a_loss_that_is_no_number(tmp_path):
+    training = [
+        {"at": k, "loss": value} for k, value in enumerate((2.0, float("nan"), float("inf"), 1.0))
+    ]
+    validation = [{"at": 1, "accuracy/top1": 0.5}]
+    assert report.save_curves(training, validation, tmp_path / "curves.png")
+    assert np.asarray(Image.open(tmp_path / "curves.png").convert("L")).std() > 5
