@@ -15,6 +15,12 @@ from .records import Record, Records
 CORNERS = 0.05  # of boxes that must reach far over their picture before all are taken for corners
 FAR = 1.1  # times the picture's side
 MOST = 0.99  # of boxes that a guess about all has to explain
+LISTS = ("images", "annotations", "categories")
+IDS, NAMES, SIZES = (
+    ("id", "image_id", "category_id"),
+    ("file_name", "name"),
+    ("width", "height", "area"),
+)
 POINTS = 6  # least numbers of a polygon
 SLACK = 1  # pixel that a box may reach over its picture
 
@@ -36,42 +42,59 @@ def read_annotations(file: str, found: Findings) -> Annotations | None:
         reason = getattr(error, "strerror", None) or str(error)
         found.add("annotation file cannot be read", f"{file}: {reason}")
         return None
-    lists = ("images", "annotations", "categories")
     if not isinstance(content, dict):
-        found.add("annotation file cannot be read", f"{file} holds no object with {lists}")
+        found.add(
+            "annotation file cannot be read", f"{file} holds no object with {', '.join(LISTS)}"
+        )
         return None
-    for name in lists:
-        if not isinstance(content.get(name), list):
-            found.add("annotation file lacks entries", f"{file} has no list {name!r}")
-    images, boxes, categories = (
-        [entry for entry in content.get(name) or () if isinstance(entry, dict)]
-        for name in ("images", "annotations", "categories")
-    )
+    images, boxes, categories = (_entries(content.get(name), name, file, found) for name in LISTS)
     _check_pictures(images, found)
     _check_categories(categories, found)
-    numbers = Counter(hashable(box.get("id")) for box in boxes)
-    for number, count in numbers.items():
+    for number, count in Counter(box.get("id") for box in boxes).items():
         if count > 1:
             found.add("annotation id twice", f"{number} {count} times", count=count - 1)
     return Annotations(
         file,
-        {hashable(image.get("id")): image for image in images},
-        {hashable(category.get("id")): category for category in categories},
+        {image.get("id"): image for image in images},
+        {category.get("id"): category for category in categories},
         boxes,
     )
+
+
+def _entries(entries: Any, name: str, file: str, found: Findings) -> list[dict]:
+    """The entries of a list of the file, those that are objects: with ids that can be compared, and
+    without names and sizes that are none, which count as lacking."""
+    if not isinstance(entries, list):
+        found.add("annotation file lacks entries", f"{file} has no list {name!r}")
+        return []
+    kept = []
+    for entry in entries:
+        if not isinstance(entry, dict):
+            found.add(
+                "annotation file lacks entries", f"in {name} of {file}, {str(entry)[:40]!r} is none"
+            )
+            continue
+        kept.append(
+            {
+                key: _comparable(value) if key in IDS else value
+                for key, value in entry.items()
+                if not (key in NAMES and not isinstance(value, str))
+                and not (key in SIZES and not is_number(value))
+            }
+        )
+    return kept
 
 
 def _check_pictures(images: list[dict], found: Findings) -> None:
     ids, names = Counter(), Counter()
     for image in images:
-        lacking = [key for key in ("id", "file_name") if key not in image]
-        lacking += [key for key in ("width", "height") if not is_number(image.get(key))]
+        lacking = [key for key in ("id", "file_name", "width", "height") if key not in image]
         if lacking:
             name = image.get("file_name", image.get("id"))
             found.add(
                 "annotation file lacks entries", f"picture {name} has no {', '.join(lacking)}"
             )
-        ids[hashable(image.get("id"))] += 1
+        ids[image.get("id")] += 1
         names[image.get("file_name")] += 1
     for number, count in ids.items():
         if count > 1:
@@ -85,7 +108,7 @@ def _check_categories(categories: list[dict], found: Findings) -> None:
     for category in categories:
         if "id" not in category or "name" not in category:
             found.add("annotation file lacks entries", f"category {category} has no id or no name")
-    ids = Counter(hashable(category.get("id")) for category in categories)
+    ids = Counter(category.get("id") for category in categories)
     names = Counter(category.get("name") for category in categories)
     for number, count in ids.items():
         if count > 1:
@@ -102,7 +125,7 @@ def _check_categories(categories: list[dict], found: Findings) -> None:
 # ---- against the config --------------------------------------------------------------------------
 def check_classes(content: Annotations, data: Records, found: Findings) -> None:
     """Categories against classes by name: what is left out for it."""
-    counts = Counter(hashable(box.get("category_id")) for box in content.boxes)
+    counts = Counter(box.get("category_id") for box in content.boxes)
     boxes = Counter()  # by name
     for number, category in content.categories.items():
         boxes[category.get("name")] += counts[number]
@@ -148,14 +171,14 @@ def check_boxes(content: Annotations, data: Records, found: Findings) -> None:
     masks = Counter(bool(box.get("segmentation")) for box in content.boxes)
     explained = 0
     for box in content.boxes:
-        image = content.images.get(hashable(box.get("image_id")))
+        image = content.images.get(box.get("image_id"))
         name = f"annotation {box.get('id')} of {(image or {}).get('file_name', 'no picture')}"
         if image is None:
             found.add("boxes of an unknown picture", f"{name}: image_id {box.get('image_id')!r}")
             explained += 1
             continue
         picture = path_of(image, data)
-        number = hashable(box.get("category_id"))
+        number = box.get("category_id")
         if number not in content.categories:
             found.add(
                 "boxes of an unknown category", f"{name}: category_id {number!r}", picture=picture
@@ -201,7 +224,7 @@ def layout_of(content: Annotations) -> str | None:
     """What all boxes seem to be instead of left, top, width, height in pixels: "corners", "normalised"."""
     boxes = []
     for box in content.boxes:
-        image = content.images.get(hashable(box.get("image_id")), {})
+        image = content.images.get(_comparable(box.get("image_id")), {})
         wide, high = image.get("width"), image.get("height")
         if is_box(box.get("bbox")) and is_number(wide) and is_number(high):
             boxes.append((*box["bbox"], wide, high))
@@ -256,7 +279,7 @@ def _check_mask(
 def _check_left_out_pictures(
     content: Annotations, data: Records, kept: set[str], found: Findings
 ) -> None:
-    with_boxes = Counter(hashable(box.get("image_id")) for box in content.boxes)
+    with_boxes = Counter(box.get("image_id") for box in content.boxes)
     for number, image in content.images.items():
         path = path_of(image, data)
         if path not in kept and not with_boxes[number]:
@@ -274,10 +297,10 @@ def records_of(content: Annotations, data: Records) -> list[Record]:
     }
     of_picture: dict[Any, list[dict]] = {}
     for box in content.boxes:
-        image = content.images.get(hashable(box.get("image_id")))
-        usable = image and hashable(box.get("category_id")) in numbers
+        image = content.images.get(box.get("image_id"))
+        usable = image and box.get("category_id") in numbers
         if usable and what_is_wrong(box, image) not in LEFT_OUT:
-            of_picture.setdefault(hashable(box["image_id"]), []).append(box)
+            of_picture.setdefault(box.get("image_id"), []).append(box)
     records = []
     for number, image in content.images.items():
         boxes = of_picture.get(number, [])
@@ -287,7 +310,7 @@ def records_of(content: Annotations, data: Records) -> list[Record]:
                 path_of(image, data),
                 size if all(map(is_number, size)) else None,
                 tuple((x, y, x + w, y + h) for x, y, w, h in (box["bbox"] for box in boxes)),
-                tuple(numbers[hashable(box["category_id"])] for box in boxes),
+                tuple(numbers[box.get("category_id")] for box in boxes),
                 tuple(box.get("segmentation") for box in boxes),
                 tuple(bool(box.get("iscrowd")) for box in boxes),
             )
@@ -315,5 +338,5 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def hashable(value: Any) -> Any:
+def _comparable(value: Any) -> Any:
     return value if isinstance(value, int | float | str | type(None)) else str(value)

@@ -15,7 +15,6 @@ from ..errors import UserError
 from .annotations import (
     LEFT_OUT,
     Annotations,
-    hashable,
     is_box,
     is_number,
     is_polygon,
@@ -126,10 +125,10 @@ def _boxes(
 ) -> Iterator[dict]:
     layout = layout_of(content)
     for box in content.boxes:
-        own = content.images.get(hashable(box.get("image_id")))
+        own = content.images.get(box.get("image_id"))
         number = own and owner.get(path_of(own, data))
-        category = numbers.get(hashable(box.get("category_id")))
-        size = sizes.get(number)
+        category = numbers.get(box.get("category_id"))
+        size = sizes.get(number) if own else None
         if size is None or category is None or not is_box(box.get("bbox")):
             did["annotations left out"] += 1
             continue
@@ -226,9 +225,11 @@ def _labels(record: Record, data: Records, facts: AllFacts, did: Counter) -> Ima
 
 # ---- pictures ------------------------------------------------------------------------------------
 def _inside(picture: str, data: Records) -> str:
-    """A picture's path below the folder of all of them; its name for one that lies elsewhere."""
-    inside = os.path.relpath(picture, data.images or ".")
-    return os.path.basename(picture) if inside.startswith("..") else inside
+    """A picture's path below the folder of all of them; the whole of it for one that lies elsewhere."""
+    inside = Path(os.path.relpath(picture, data.images or "."))
+    if inside.parts[:1] == ("..",):
+        inside = Path(*Path(os.path.abspath(picture)).parts[1:])
+    return str(inside)
 
 
 def _write_picture(

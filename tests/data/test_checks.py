@@ -1,6 +1,8 @@
 """What is wrong with pictures, label maps and COCO JSON is found, counted and named; and mended in a copy."""
 
+import contextlib
 import json
+import random
 
 import numpy as np
 import pytest
@@ -153,6 +155,35 @@ def test_a_broken_annotation_file_is_named(coco):
     (coco / "annotations/train.json").write_text("{")
     finding = findings(detection(coco))["train", "annotation file cannot be read"]
     assert "train.json: Expecting property name" in finding.sentence()
+
+
+JUNK = [None, "x", -1, 1e400, float("nan"), [], {}, ["a"], {"a": 1}, True, 10**30, "../../x", ""]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_annotation_file_ends_in_a_trace(tmp_path, seed):
+    rng = random.Random(seed)
+    root = folders.coco(tmp_path / "coco", masks=True)
+    whole = folders.coco_json(range(8), masks=True)
+    for k in range(40):
+        content = json.loads(json.dumps(whole))
+        for _ in range(rng.randint(1, 4)):
+            name = rng.choice(list(content))
+            if not isinstance(content[name], list) or rng.random() < 0.1:
+                content[name] = rng.choice(JUNK)
+                continue
+            place = rng.randrange(len(content[name]))
+            entry = content[name][place]
+            if not isinstance(entry, dict) or rng.random() < 0.1:
+                content[name][place] = rng.choice(JUNK)
+            else:
+                entry[rng.choice(sorted(entry))] = rng.choice(JUNK)
+        (root / "annotations/train.json").write_text(json.dumps(content))
+        data = detection(root, needs_masks=rng.random() < 0.5)
+        facts = read_facts(files_of([data]))
+        check([data], facts)
+        with contextlib.suppress(UserError):
+            repair([data], facts, tmp_path / f"fixed{k}")
 
 
 def test_a_metric_needs_iscrowd_and_its_data_sets_file(coco):
