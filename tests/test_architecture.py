@@ -41,7 +41,7 @@ ROOMS = {
     "torchvision tqdm transformers triton",
     "registry": "mmengine",
     "adapters": "errors runs yaml",
-    "adapters/openmmlab": "checkpoints data errors mmcv mmdet mmengine mmseg network network/padding network/refusals "
+    "adapters/openmmlab": "checkpoints data errors mmcv mmdet mmengine mmseg network network/geometry network/padding network/refusals "
     "network/variants numpy recipes/layer_decay registry runs torch",
     "adapters/detectron2": "checkpoints data detectron2 errors fvcore network network/padding "
     "network/preprocessing network/refusals network/variants numpy omegaconf PIL recipes/layer_decay runs torch yaml",
