@@ -64,7 +64,12 @@ tta_pipeline = [
         type="TestTimeAug",
         transforms=[
             [
-                dict(type="Resize", scale_factor=ratio, keep_ratio=True)
+                dict(
+                    type="Resize",
+                    # 1.0 is the size of testing without --tta
+                    scale=(int(2048 * ratio), int(512 * ratio)),
+                    keep_ratio=True,
+                )
                 for ratio in (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
             ],
             [dict(type="RandomFlip", prob=0.0), dict(type="RandomFlip", prob=1.0)],

@@ -11,6 +11,7 @@ import json
 import struct
 import tempfile
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePath
@@ -96,7 +97,7 @@ def sources_of(given: Sequence[str], out: Path) -> list[Source]:
     Raises:
         UserError: one does not exist, or a folder holds neither; or `out` is or contains one.
     """
-    found: dict[Path, PurePath] = {}
+    found: dict[Path, tuple[Path, PurePath]] = {}  # by the resolved path: each file once
     for text in given:
         path = Path(text).expanduser()
         if not path.exists():
@@ -109,12 +110,13 @@ def sources_of(given: Sequence[str], out: Path) -> list[Source]:
         else:
             files, names = [path], [PurePath(path.name)]
         for file, name in zip(files, names, strict=True):
-            found.setdefault(file.resolve(), name)
-    names = list(found.values())
-    titles = [
-        str(file) if names.count(name) > 1 else name.as_posix() for file, name in found.items()
+            found.setdefault(file.resolve(), (file, name))
+    count = Counter(name for _, name in found.values())
+    targets = _distinct([name for _, name in found.values()])
+    return [
+        Source(file, name.as_posix() if count[name] == 1 else str(file), target)
+        for (file, name), target in zip(found.values(), targets, strict=True)
     ]
-    return [Source(*source) for source in zip(found, titles, _distinct(names), strict=True)]
 
 
 def _files_in(folder: Path, out: Path) -> list[Path]:
@@ -139,10 +141,7 @@ def _check_apart(path: Path, out: Path) -> None:
 def _distinct(names: Sequence[PurePath]) -> list[PurePath]:
     """The names without their endings; with them where two would be one, as for a.jpg and a.png."""
     stems = [name.with_suffix("") for name in names]
-    count: dict[str, int] = {}
-    for stem in stems:
-        key = str(stem).casefold()
-        count[key] = count.get(key, 0) + 1
+    count = Counter(str(stem).casefold() for stem in stems)
     distinct, taken = [], set()
     for name, stem in zip(names, stems, strict=True):
         wanted = stem if count[str(stem).casefold()] == 1 else name
@@ -331,7 +330,7 @@ class Output:
             content = {"info": {MARK: self.all}, **self.coco.content()}
             (self.folder / JSON).write_text(json.dumps(content))
         counts = [f"{self.pictures} pictures"] if self.pictures or not self.videos else []
-        counts += [f"{self.videos} videos"] if self.videos else []
+        counts += [f"{self.videos} video{'s' * (self.videos > 1)}"] if self.videos else []
         kinds = "" if self.kinds == ("overlays",) else f" ({', '.join(self.kinds)})"
         done = "drawn" if "overlays" in self.kinds else "predicted"
         return f"{' and '.join(counts)} {done} in {self.folder}{kinds}"
@@ -379,7 +378,9 @@ def _save(image: Image.Image, path: Path, source: Source) -> None:
 # ---- whose a result is ---------------------------------------------------------------------------
 def digest(*files: Path) -> str:
     """Stands for the files' paths, which nobody else needs to know."""
-    return hashlib.blake2b("\0".join(map(str, files)).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        "\0".join(str(file.resolve()) for file in files).encode(), digest_size=16
+    ).hexdigest()
 
 
 def mark_of(path: Path) -> str | None:

@@ -193,8 +193,9 @@ def test_data_and_test_settings_are_the_protocols(name):
         whole = dict(mode="whole")
         slide = dict(mode="slide", crop_size=protocol.crop_size, stride=protocol.slide_stride)
         assert cfg.model.test_cfg == (slide if protocol.slide_stride else whole)
-        ratios = [t.scale_factor for t in transforms(cfg.tta_pipeline, "Resize")]
-        assert ratios == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
+        sizes = [t.scale for t in transforms(cfg.tta_pipeline, "Resize")]
+        ratios = [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]  # of the size of testing without them
+        assert sizes == [tuple(int(side * ratio) for side in protocol.scale) for ratio in ratios]
     if recipe.protocol == "coco_lsj_3x":
         assert cfg.model.test_cfg.rcnn.nms.type == "soft_nms"
 

@@ -1,6 +1,7 @@
 """What models of MMDetection and MMSegmentation say of picture files, by the pipeline of their test data."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import mmcv.transforms
@@ -41,6 +42,47 @@ def test_pipeline(cfg: Config) -> Compose:
         )
     with refused("test pipeline"):
         return Compose([transform for transform in pipeline if not _loads_annotations(transform)])
+
+
+def multi_scale_pipeline(cfg: Config) -> list[dict]:
+    """The config's tta_pipeline, its scale factors counted from the size that testing without it has: 1.0
+    is that size, and not the stored picture's, which the network may never have seen. Says what changes,
+    and where the sizes that it names are all others."""
+    size = next(
+        (tuple(t["scale"]) for t in _resizes(_dataset(cfg).get("pipeline", ())) if _is_size(t)),
+        None,
+    )
+    pipeline = copy.deepcopy(cfg.tta_pipeline)
+    resizes = list(_resizes(pipeline))
+    factors = [t for t in resizes if t.get("scale_factor") is not None]
+    if size is None or not resizes:
+        return pipeline
+    for transform in factors:
+        factor = transform.pop("scale_factor")
+        transform["scale"] = tuple(round(side * factor) for side in size)
+    if factors:
+        print(f"--tta: the scale factors count from the test size, {size[0]}x{size[1]}")
+    elif size not in [tuple(t["scale"]) for t in resizes if _is_size(t)]:
+        print(
+            f"--tta: none of the sizes of tta_pipeline is the test size, {size[0]}x{size[1]}; if that was "
+            "changed, change them, too"
+        )
+    return pipeline
+
+
+def _is_size(resize: dict) -> bool:
+    return isinstance(resize.get("scale"), (tuple, list)) and len(resize["scale"]) == 2
+
+
+def _resizes(node) -> Iterator[dict]:
+    """Every Resize in a pipeline, those inside of TestTimeAug as well."""
+    for transform in node:
+        if isinstance(transform, (list, tuple)):
+            yield from _resizes(transform)
+        elif isinstance(transform, dict):
+            if str(transform.get("type")).rpartition(".")[2] == "Resize":
+                yield transform
+            yield from _resizes(transform.get("transforms", ()))
 
 
 def _loads_annotations(transform) -> bool:

@@ -35,7 +35,7 @@ from .by_class import ClassesHook, keep_classes, scores_of
 from .checkpoints import read_training_checkpoint
 from .data_places import check_masks
 from .guards import Guard, StopOnSignal
-from .prediction import holds_objects, names_of, test_pipeline
+from .prediction import holds_objects, multi_scale_pipeline, names_of, test_pipeline
 from .prediction import infer as infer
 from .prediction import result_of as result_of
 from .prediction import truth_of as truth_of
@@ -197,7 +197,7 @@ def take_options(cfg: Config, args: Namespace) -> None:
     if getattr(args, "tta", False):
         if "tta_pipeline" not in cfg:
             raise UserError(f"{args.config} has no tta_pipeline; leave out --tta")
-        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.test_dataloader.dataset.pipeline = multi_scale_pipeline(cfg)
         cfg.model = dict(**cfg.tta_model, module=cfg.model)
 
 
