@@ -94,7 +94,9 @@ FRAMEWORKS = {
             Option(("--dist-url",), dict(default="auto", help="tcp://HOST:PORT of machine 0")),
             Option(
                 ("options",),
-                dict(nargs="*", default=[], metavar="key=value", help="override config entries"),
+                dict(nargs="*", default=[], metavar="key=value",
+                     help="override config entries; import=FILE.py runs your Python first, which "
+                     "registers data sets"),
                 ("train", "test", "predict", "check-data"),
             ),
         ),
