@@ -190,7 +190,7 @@ def test_a_home_folder_is_found_and_an_unwritable_one_is_a_sentence(tiny, monkey
 def test_photos_are_drawn_right_side_up_and_16_bits_not_white(tiny):
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture(tiny / "in/turned.jpg", size=(300, 600), exif=exif)
+    picture(tiny / "in/turned.jpg", size=(400, 600), exif=exif)
     deep = np.full((400, 340), 100 * 257, np.uint16)
     Image.fromarray(deep).save(tiny / "in/deep.png")
     predicted("in")
