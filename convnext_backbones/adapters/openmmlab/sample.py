@@ -6,6 +6,8 @@ from ...errors import UserError
 from ...runs import sample
 from ...runs.sample_data import OVERLAYS, PALETTE, SEGMENTATION_CLASSES, SHAPES
 
+SHRUNK_GROUPS = 8  # of RTMDet's GroupNorm
+
 
 def shrink_backbone(cfg) -> list[str]:
     """Change any config in place; returns a line for the change."""
@@ -16,6 +18,8 @@ def shrink_backbone(cfg) -> list[str]:
     for part in ("neck", "decode_head", "panoptic_head"):
         if part in model and "in_channels" in model[part]:
             model[part].in_channels = channels
+    if model.get("neck", {}).get("type") == "CSPNeXtPAFPN":  # its layers are as wide as the maps
+        model.neck.norm_cfg.num_groups = SHRUNK_GROUPS
     if "auxiliary_head" in model:
         model.auxiliary_head.in_channels = channels[model.auxiliary_head.in_index]
     return [sample.SHRUNK]
@@ -227,9 +231,9 @@ def _shrink_rtmdet(model, classes: int) -> list[str]:
     model.neck.update(out_channels=width, num_csp_blocks=1)
     model.bbox_head.update(num_classes=classes, in_channels=width, feat_channels=width)
     for part in (model.neck, model.bbox_head):
-        part.norm_cfg.num_groups = 8
+        part.norm_cfg.num_groups = SHRUNK_GROUPS
     model.test_cfg.update(nms_pre=1000, max_per_img=sample.DETECTIONS)
-    return [f"neck and head: {width} channels, 1 block, GroupNorm of 8 groups"]
+    return [f"neck and head: {width} channels, 1 block, GroupNorm of {SHRUNK_GROUPS} groups"]
 
 
 _SEGMENTATION_HEADS = {

@@ -6,11 +6,13 @@ smaller than COCO and ADE20K. BCCD (205 training pictures) was trained with them
 
 import math
 from collections.abc import Collection
+from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import UserError
 from ...network.variants import VARIANTS, Variant, nearest
 from ...recipes import METHODS, PROTOCOLS, RECIPES, Protocol, Recipe
+from ...recipes import iterations as iterations_of
 from ..found import Found
 
 # ---- choices -------------------------------------------------------------------------------------
@@ -147,7 +149,8 @@ def planned(found: Found, wishes: Wishes, installed: Collection[str] = tuple(FRA
     scale, crop = _sizes(found, method, protocol, wishes.size, why)
     count = found.splits["train"].count
     batch = _batch(method, variant, protocol, crop or scale, count, wishes.batch, why)
-    length = _length(found.task, protocol, count, batch, weights is None, wishes, why)
+    by_epoch = protocol.epochs is not None and FRAMEWORKS[framework][0] == "openmmlab"
+    length = _length(found.task, protocol, by_epoch, count, batch, weights is None, wishes, why)
     steps, epochs, iterations = length
     lr, layer_decay, drop_path = _rates(recipe, protocol, batch, weights, why)
     warmup = max(1, min(protocol.warmup_iterations or 1000, steps // 20))
@@ -246,7 +249,12 @@ def _weights(variant: Variant, wish: str | None, why: dict[str, str]) -> str | N
         return None
     if wish and (any(mark in wish for mark in "/\\:") or "." not in wish or wish.endswith(".pth")):
         why["weights"] = "your own"
-        return wish
+        if "://" in wish:
+            return wish
+        file = Path(wish).expanduser().resolve()
+        if not file.is_file():
+            raise UserError(f"there is no file of weights {wish}")
+        return str(file)
     published = [f"{variant.name}.{tag}" for tag in TAGS]
     name = wish or next((name for name in published if name in CATALOGUE), None)
     if name is None:
@@ -322,6 +330,7 @@ def _batch(
 def _length(
     task: str,
     protocol: Protocol,
+    by_epoch: bool,
     count: int,
     batch: int,
     scratch: bool,
@@ -330,18 +339,18 @@ def _length(
 ) -> tuple[int, int | None, int | None]:
     """Steps, and the epochs or iterations that are asked of the framework."""
     an_epoch = math.ceil(count / batch)
-    if protocol.epochs is None and wishes.epochs:
+    if not by_epoch and wishes.epochs:
         wishes = wishes._replace(iterations=wishes.epochs * an_epoch)
-    elif protocol.epochs and wishes.iterations:
+    elif by_epoch and wishes.iterations:
         wishes = wishes._replace(epochs=math.ceil(wishes.iterations / an_epoch))
     floor = STEPS["label maps" if task == "semantic" else "boxes"] * (
         SCRATCH_TIMES if scratch else 1
     )
     least = SEGMENTATION_EPOCHS if task == "semantic" else EPOCHS
     epochs = min(max(least, math.ceil(floor / an_epoch)), MOST_EPOCHS)
-    if protocol.epochs is None:
-        published = protocol.iterations
-        iterations = wishes.iterations or min(max(100, epochs * an_epoch // 100 * 100), published)
+    if not by_epoch:
+        most = iterations_of(protocol)
+        iterations = wishes.iterations or min(max(100, epochs * an_epoch // 100 * 100), most)
         seen = iterations * batch / count
         why["length"] = f"{iterations} steps * {batch} / {count} pictures = {seen:.0f} epochs"
         return iterations, None, iterations
