@@ -12,6 +12,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.data import DatasetMapper
+from detectron2.evaluation import COCOEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
@@ -140,7 +141,7 @@ class YamlRun:
         return data.build_test_loader(self.cfg, dataset)
 
     def build_evaluator(self, dataset: str):
-        return data.build_evaluator(dataset)
+        return data.build_evaluator(dataset, self.cfg.OUTPUT_DIR)
 
     def build_test_mapper(self) -> DatasetMapper:
         return DatasetMapper(self.cfg, False)
@@ -246,7 +247,13 @@ class LazyRun:
         return instantiate(self.cfg.dataloader.test)
 
     def build_evaluator(self, dataset: str):
-        return instantiate(self.cfg.dataloader.evaluator)
+        node = self.cfg.dataloader.evaluator
+        target = node and node.get("_target_")
+        of_coco = target is COCOEvaluator or str(target).endswith(".COCOEvaluator")
+        if of_coco and not node.get("output_dir"):
+            options = data.coco_options(node.dataset_name, self.cfg.train.output_dir)
+            node = OmegaConf.merge(node, options)
+        return instantiate(node)
 
     def build_test_mapper(self) -> DatasetMapper:
         return instantiate(self.cfg.dataloader.test.mapper)

@@ -101,16 +101,24 @@ def build_test_loader(cfg: CfgNode, dataset: str):
     return build_detection_test_loader(cfg, dataset, mapper=_mapper_class(dataset)(cfg, False))
 
 
-def build_evaluator(dataset: str) -> DatasetEvaluator:
+def build_evaluator(dataset: str, output_dir: str) -> DatasetEvaluator:
     """COCO's box and mask AP, VOC's AP, or segmentation's IoU, by what the data set's metadata say."""
     kind = evaluator_type(dataset)
     if kind == "coco":
-        return COCOEvaluator(dataset)
+        return COCOEvaluator(dataset, **coco_options(dataset, output_dir))
     if kind == "pascal_voc":
         return PascalVOCDetectionEvaluator(dataset)
     shifted = ignored_label(dataset) == 0
     loading = load_label_map if shifted else read_labels
     return SemSegEvaluator(dataset, sem_seg_loading_fn=loading)
+
+
+def coco_options(dataset: str, output_dir: str) -> dict:
+    """What COCOEvaluator needs for a data set that a function gives: a place for the JSON which it
+    makes of it, anew in each run."""
+    if MetadataCatalog.get(dataset).get("json_file"):
+        return {}
+    return dict(output_dir=os.path.join(output_dir, "inference"), allow_cached_coco=False)
 
 
 def evaluator_type(dataset: str) -> str:
@@ -164,11 +172,11 @@ def register_data_sets(*names: str) -> None:
         if prefix not in _OWN or split not in ("train", "val"):
             continue
         if name in DatasetCatalog.list() or len(MetadataCatalog.get(name).as_dict()) > 1:
-            if DatasetCatalog.data.get(name) is not _REGISTERED.get(name, name):
+            if DatasetCatalog.data.get(name) is not REGISTERED.get(name, name):
                 _say_taken(name)
             continue
         _OWN[prefix](name, split)
-        _REGISTERED[name] = DatasetCatalog.data[name]
+        REGISTERED[name] = DatasetCatalog.data[name]
 
 
 @functools.cache
@@ -216,4 +224,4 @@ _OWN = {
     "sample_ade20k": _register_sample_ade20k,
     "sample_coco": _register_sample_coco,
 }
-_REGISTERED: dict[str, object] = {}  # what this package put into DatasetCatalog
+REGISTERED: dict[str, object] = {}  # what this package put into DatasetCatalog

@@ -36,7 +36,7 @@ from detectron2.data.datasets import load_coco_json
 
 from ...errors import UserError
 from ...network.variants import nearest
-from .data import IGNORE, LABELS_FROM_1, LOGGER
+from .data import IGNORE, LABELS_FROM_1, LOGGER, REGISTERED
 
 COCO_KEYS = ("name", "annotations", "images", "classes")
 LABEL_KEYS = ("name", "images", "labels", "classes", "palette", "void", "listing", "suffixes")
@@ -219,6 +219,12 @@ def entries_of(names: Iterable[str]) -> list[dict]:
             classes = meta.get("thing_classes")
             found.append(dict(name=name, **paths) | ({"classes": list(classes)} if classes else {}))
     return found
+
+
+def only_known_here(names: Iterable[str]) -> list[str]:
+    """Those of the data sets that a user's own Python registers, which no saved config can say."""
+    known = {entry["name"] for entry in entries_of(names)} | BEFORE | REGISTERED.keys()
+    return [name for name in names if name not in known]
 
 
 def _by_register_coco_instances(name: str) -> bool:

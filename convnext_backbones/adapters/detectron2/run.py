@@ -42,7 +42,7 @@ from ...runs import preparation
 from ...runs.host import Entry, Example
 from ...runs.interruption import SIGNALS, Interruption
 from ...runs.visualize import spread
-from . import data
+from . import data, own_data
 from .agreement import check, check_registered
 from .configs import Run, YamlRun
 from .configs import load_config as load_config  # part of the contract
@@ -262,6 +262,11 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
             raise _diverged(run, trainer.iter, error) from error
         except IndexError as error:  # of the loss of segmentation
             raise _beyond_classes(run, error) from error
+    own = own_data.only_known_here([*settings.train_data, *settings.test_data])
+    if main and own:
+        print(
+            f"your Python registers {', '.join(own)}: the lines below need import=FILE.py, which runs it"
+        )
     return model
 
 

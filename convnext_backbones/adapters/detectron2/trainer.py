@@ -34,7 +34,7 @@ class RecipeTrainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg, dataset_name):
-        return data.build_evaluator(dataset_name)
+        return data.build_evaluator(dataset_name, cfg.OUTPUT_DIR)
 
 
 def refusing(init):

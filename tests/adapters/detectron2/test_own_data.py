@@ -414,6 +414,22 @@ def test_the_saved_config_of_a_run_that_was_moved_tests_predicts_and_goes_on(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("kind", ["yaml", "py"])
+def test_what_a_function_gives_is_evaluated_and_its_python_is_asked_for(
+    name, boxes, tmp_path, kind
+):
+    register_coco(f"{name}_json", boxes / "annotations/val.json", boxes / "val")
+    DatasetCatalog.register(name, lambda: DatasetCatalog.get(f"{name}_json"))
+    MetadataCatalog.get(name).set(thing_classes=list(folders.CLASSES), evaluator_type="coco")
+    options = [f"DATASETS.TEST=('{name}',)", f"OUTPUT_DIR={tmp_path}"]
+    if kind == "py":
+        options = [f"dataloader.test.dataset.names={name}", f"train.output_dir={tmp_path}"]
+    config = run.load_config(f"{BOXES}.{kind}", options=options)
+    evaluator = config.build_evaluator(name)
+    assert len(evaluator._coco_api.anns) == len(json.loads((boxes / "annotations/val.json").read_text())["annotations"])  # fmt: skip
+    assert own_data.only_known_here([name, f"{name}_json", "coco_2017_val"]) == [name]
+
+
 def test_divergence_and_signals_end_a_run_in_a_sentence(name, boxes, tmp_path, monkeypatch):
     file = yaml_config(tmp_path / "mine.yaml", BOXES, name, boxes)
     options = [
