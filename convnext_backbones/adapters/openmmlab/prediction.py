@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
+from mmengine.registry import DATASETS, TRANSFORMS, Registry, init_default_scope
 
 from ...errors import UserError
 from ...runs.host import Classes, Result
@@ -87,19 +87,26 @@ def _resizes(node) -> Iterator[dict]:
 
 def _loads_annotations(transform) -> bool:
     kind = transform["type"] if isinstance(transform, dict) else type(transform)
-    kind = TRANSFORMS.get(kind) if isinstance(kind, str) else kind
+    kind = _class(TRANSFORMS, kind)
     return isinstance(kind, type) and issubclass(kind, mmcv.transforms.LoadAnnotations)
+
+
+def _class(registry: Registry, kind):
+    """What a config's type is, by its name in the default scope; None for an unknown one."""
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(None) as of_scope:
+        return of_scope.get(kind)
 
 
 def names_of(cfg: Config, dataset_meta: dict, checkpoint: str) -> dict:
     """The meta that names the classes: the checkpoint's, else the config's test data's; what disagrees, and
     that nothing names them, is said in a line."""
+    init_default_scope(cfg.default_scope)
     dataset = _dataset(cfg)
     own = dict(dataset.get("metainfo") or {})
     if not own.get("classes"):
-        kind = dataset.get("type")
-        kind = DATASETS.get(kind) if isinstance(kind, str) else kind
-        own = dict(getattr(kind, "METAINFO", None) or {})
+        own = dict(getattr(_class(DATASETS, dataset.get("type")), "METAINFO", None) or {})
     classes, wanted = dataset_meta.get("classes"), own.get("classes")
     if not classes:
         where = "the config names them" if wanted else "numbers stand for them"
