@@ -275,12 +275,13 @@ def apply_data_root(cfg: Config, roots: set[str], used: bool) -> None:
         UserError: it was changed, and no data set lies where it was before.
     """
     new = cfg.get("data_root")
-    changed = isinstance(new, str) and {new.rstrip("/")} != {r.rstrip("/") for r in roots}
-    if roots and changed and not move_data(cfg, roots) and not used:
-        places = {
-            str(node["data_root"]) for key in cfg if str(key).endswith("_dataloader")
-            for _, node in walk(cfg[key] or {}) if node.get("data_root")
-        }  # fmt: skip
+    if not isinstance(new, str) or not roots or move_data(cfg, roots) or used:
+        return
+    places = {
+        str(node["data_root"]) for key in cfg if str(key).endswith("_dataloader")
+        for _, node in walk(cfg[key] or {}) if node.get("data_root")
+    }  # fmt: skip
+    if new.rstrip("/") not in {place.rstrip("/") for place in places | roots}:
         raise UserError(
             f"data_root={new!r} reaches no data set: theirs lie at {', '.join(sorted(places)) or 'no data_root'} "
             f"and not at {', '.join(sorted(roots))}; set train_dataloader.dataset.data_root and the others'"

@@ -160,7 +160,9 @@ def load_config(
         print(f"{path}: {line}")
     init_default_scope(cfg.default_scope)
     config_mistakes.refuse(path, config_files.unread_keys(cfg, source))
-    roots = config_files.roots_of(source) or {cfg.get("data_root", "")} - {""}
+    roots = config_files.roots_of(source)
+    if "data_root" in options or not roots:  # then also what the file itself says can be changed
+        roots |= {cfg.get("data_root") or ""} - {""}
     if sample:
         use_sample(cfg)
     if shrink:

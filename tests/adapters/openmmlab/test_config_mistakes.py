@@ -95,6 +95,8 @@ def test_data_root_is_one_knob_in_the_file_and_on_the_command_line(base, here):
             expected = here / root / "annotations/instances_val2017.json"
             assert Path(cfg.val_evaluator.ann_file).resolve() == expected
             assert cfg.test_evaluator.ann_file == cfg.val_evaluator.ann_file
+    own = mine(base, "data_root = 'elsewhere'\nown['data_root'] = data_root\n")
+    assert read(own, f"data_root={root}").val_dataloader.dataset.data_root == root
     Path("middle.py").write_text(elsewhere)
     again = read(f"_base_ = './middle.py'\ndata_root = {root!r}\n")
     assert again.train_dataloader.dataset.data_root == root
