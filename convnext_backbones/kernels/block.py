@@ -48,6 +48,8 @@ def fast_block(
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights)):
         return _Block.apply(x, keep, inside, settings, *weights)
     with torch.autocast(x.device.type, enabled=False):
+        if settings.kernels:
+            return _by_kernels(x, keep, weights, settings, training=False)[0]
         return _inference(x, keep, inside, weights, settings)
 
 
@@ -102,6 +104,15 @@ def _shortcut(x: Tensor, normed: Tensor, settings: Settings) -> Tensor:
     return x.to(settings.stream).permute(0, 2, 3, 1).reshape_as(normed)
 
 
+def _by_kernels(x, keep, weights, settings, *, training):
+    """As _forward, and _inference without training, by the GPU kernels that settings name."""
+    from .triton import passes  # here: Triton is large, and not everywhere
+
+    with torch.cuda.device_of(x):
+        out, kept = passes.forward(x, keep, weights, settings, training=training)
+    return _as_map(out, out.shape), kept
+
+
 # With gradients
 
 
@@ -110,7 +121,10 @@ class _Block(torch.autograd.Function):
     def forward(ctx, x, keep, inside, settings, *weights):
         weights = Weights(*weights)
         with torch.autocast(x.device.type, enabled=False):
-            out, kept = _forward(x, keep, inside, weights, settings)
+            if settings.kernels:
+                out, kept = _by_kernels(x, keep, weights, settings, training=True)
+            else:
+                out, kept = _forward(x, keep, inside, weights, settings)
         ctx.save_for_backward(x, keep, inside, *kept, *weights)
         ctx.settings = settings
         return out
@@ -127,9 +141,17 @@ class _Block(torch.autograd.Function):
                 )
             else:
                 kept = Kept(y, mean, rstd, z, energy)
-                of_x, of_weights = backward(
-                    gradient, x, keep, inside, kept, weights, settings, needs
-                )
+                if settings.kernels:
+                    from .triton import passes
+
+                    with torch.cuda.device_of(x):
+                        of_x, of_weights = passes.backward(
+                            gradient, x, keep, kept, weights, settings, needs
+                        )
+                else:
+                    of_x, of_weights = backward(
+                        gradient, x, keep, inside, kept, weights, settings, needs
+                    )
                 of_weights = [
                     g.to(t.dtype) if need and g is not None else None
                     for g, t, need in zip(of_weights, weights, needs[1:], strict=True)

@@ -30,6 +30,9 @@ def run(block: nn.Module, x: Tensor, inside: Tensor | None) -> Tensor | None:
     if reason is not None:
         return None
     dtype = arithmetic(x)
+    kernels = _triton_kernels(block, x) if inside is None else None
+    if dtype == torch.float16 and not kernels:
+        return None
     branch = dtype if weights.gamma is None else torch.promote_types(dtype, weights.gamma.dtype)
     keep = block.drop_path.factor(x.new_empty(len(x), 0, dtype=branch))
     settings = Settings(
@@ -38,11 +41,8 @@ def run(block: nn.Module, x: Tensor, inside: Tensor | None) -> Tensor | None:
         grn_eps=0.0 if block.grn is None else block.grn.eps,
         dtype=dtype,
         stream=torch.promote_types(branch, x.dtype),
+        kernels=kernels,
     )
-    if inside is None and _has_triton_kernels(x, weights, settings):
-        from .triton.ops import triton_block  # here: Triton is large, and not everywhere
-
-        return triton_block(x, keep, weights, settings)
     return fast_block(x, keep, inside, weights, settings)
 
 
@@ -74,7 +74,10 @@ def _weights_or_reason(block: nn.Module, x: Tensor) -> tuple[Weights | None, str
         if (what := changed(part)) is not None:
             return None, f"{name} has {what}"
     weights = _weights(block)
-    return weights, _why_not_weights(block, weights, x)
+    reason = _why_not_weights(block, weights, x)
+    if reason is None and arithmetic(x) == torch.float16 and not _triton_kernels(block, x):
+        reason = "float16 is too narrow for layer scale times a weight, and no GPU kernel is chosen"
+    return weights, reason
 
 
 def _why_not_map(x: Tensor) -> str | None:
@@ -86,8 +89,6 @@ def _why_not_map(x: Tensor) -> str | None:
             return "the map is so small that the plain steps are faster"
     elif kind != "cuda":
         return "the device is neither a CPU nor a CUDA GPU"
-    if arithmetic(x) == torch.float16:
-        return "float16 is too narrow for layer scale times a weight"
     return None
 
 
@@ -146,13 +147,13 @@ def _standard_shapes(c: int, scaled: bool, grn: bool) -> Weights:
     return shapes._replace(gamma=(c,)) if scaled else shapes
 
 
-def _has_triton_kernels(x: Tensor, weights: Weights, settings: Settings) -> bool:
-    """Was a kernel measured to be faster on this device, at this shape? See triton/choice.py."""
-    if not x.is_cuda or settings.dilation != 1 or not triton_choice.available(x.device):
-        return False
+def _triton_kernels(block: nn.Module, x: Tensor) -> dict[str, dict]:
+    """The kernels measured to be faster on this device, at this shape; see triton/choice.py."""
+    if not x.is_cuda or block.dwconv.dilation[0] != 1:
+        return {}
     n, c, height, width = x.shape
-    version = 1 if weights.grn_gamma is None else 2
-    return bool(triton_choice.tuned(x.device, settings.dtype, n, height, width, c, version))
+    version = 1 if block.grn is None else 2
+    return triton_choice.tuned(x.device, arithmetic(x), n, height, width, c, version)
 
 
 def _weights(block: nn.Module) -> Weights:

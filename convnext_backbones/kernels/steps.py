@@ -40,6 +40,7 @@ class Settings(NamedTuple):
     grn_eps: float
     dtype: torch.dtype  # of the convolution and of the linear layers
     stream: torch.dtype  # of layer scale, of the residual sum and of the result
+    kernels: dict | None = None  # the Triton kernels that run, by name, with their configurations
 
 
 def cast(weights: Weights, settings: Settings) -> Weights:
@@ -125,7 +126,8 @@ def second_half(
     keep = None if keep is None else keep.view(-1, 1, 1)
     if scale is not None:
         scale = scale[:, None].to(weight.dtype)
-        bias = torch.addmv(bias, weight, w.grn_beta)
+        if w.grn_beta is not None:
+            bias = torch.addmv(bias, weight, w.grn_beta)
         if scales_weight(*shortcut.shape[1:]):
             weight, bias = weight * scale, bias.expand(len(shortcut), 1, -1)
             if keep is not None:

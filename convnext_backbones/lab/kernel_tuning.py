@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..kernels.block import plain_block
+from ..kernels.block import fast_block, plain_block
 from ..kernels.steps import Settings, Weights
 from ..kernels.triton import choice as triton_choice
 from ..network.variants import VARIANTS
@@ -37,6 +37,7 @@ SMALL = {
     "layer_norm": {"values": 128, "num_warps": 1, "spread": 4},
     "linear": {"positions": 16, "outputs": 32, "inputs": 16, "num_warps": 1, "num_stages": 1},
     "elementwise": {"positions": 8, "channels": 32, "num_warps": 1, "spread": 8},
+    "grn": {"num_warps": 1},
 }  # for tiny maps in the interpreter
 KIND = {
     "depthwise_norm": "depthwise",
@@ -46,9 +47,12 @@ KIND = {
     "linear_gelu": "linear",
     "linear_scale_residual": "linear",
     "gelu_backward": "elementwise",
-    "scale_backward": "elementwise",
+    "scale_gradient": "elementwise",
+    "grn_scale": "grn",
+    "grn_scale_backward": "grn",
 }  # kernel -> which configurations it has
 OF_BOTH_VERSIONS = tuple(name for name in KIND if "depthwise" in name or "norm" in name)
+OF_V2 = ("scale_gradient", "grn_scale", "grn_scale_backward")
 
 
 # What is compared: each kernel's call on random tensors
@@ -84,6 +88,8 @@ def inputs(n: int, h: int, w: int, c: int, dtype: torch.dtype, device: str) -> d
     t["h"] = torch.nn.functional.gelu(t["z"])
     t["scale"] = torch.randn(n, 4 * c, device=device) * 0.2 + 1
     t["of_energy"] = torch.randn(n, 4 * c, device=device) * 0.1
+    t["energy"] = t["h"].float().square().sum((1, 2))
+    t["norm_of_h"] = t["energy"].sqrt()
     t["keep"] = torch.tensor([0.0, 1.25], device=device).repeat(n)[:n]
     if n == 1:
         t["keep"] += 1.25
@@ -94,21 +100,25 @@ def arguments(kernel: str, t: dict[str, Tensor], version: int) -> tuple[list, di
     """What a kernel is called with in a block of this version."""
     names = {
         "depthwise_norm": "x dwconv dwconv_bias norm norm_bias",
-        "layer_norm_backward": "gradient y mean rstd norm",
+        "layer_norm_backward": "gradient y mean rstd norm norm_bias",
         "depthwise_input_gradient": "gradient dwconv x",
         "depthwise_weight_gradient": "x gradient",
         "linear_gelu": "x pwconv1 pwconv1_bias",
-        "gelu_backward": "of_h z of_energy" if version == 2 else "of_h z",
+        "gelu_backward": "of_h z scale of_energy" if version == 2 else "of_h z",
         "linear_scale_residual": "h pwconv2 pwconv2_bias x",
-        "scale_backward": "of_h z scale grn_beta",
+        "scale_gradient": "of_h z",
+        "grn_scale": "energy grn_gamma",
+        "grn_scale_backward": "of_energy norm_of_h grn_gamma",
     }[kernel]
     given, options = [t[name] for name in names.split()], {}
-    if kernel == "depthwise_norm":
+    if kernel in ("depthwise_norm", "layer_norm_backward", "grn_scale", "grn_scale_backward"):
         given.append(1e-6)
+    if kernel == "depthwise_norm":
+        options = {"dtype": t["y"].dtype}
     elif kernel == "linear_gelu":
         options = {"with_energy": version == 2}
     elif kernel == "linear_scale_residual" and version == 2:
-        options = {"scale": t["scale"], "shift": t["grn_beta"], "keep": t["keep"]}
+        options = {"scale": t["scale"], "keep": t["keep"]}
     elif kernel == "linear_scale_residual":
         options = {"gamma": t["gamma"], "keep": t["keep"]}
     return given, options
@@ -123,6 +133,7 @@ def checked_shapes(sizes: list[str], quick: bool) -> list[tuple[int, int, int, i
 
 def configurations(kernel: str, dtype: torch.dtype, interpret: bool) -> list[dict]:
     from ..kernels.triton import depthwise as triton_depthwise
+    from ..kernels.triton import grn as triton_grn
     from ..kernels.triton import linear as triton_linear
 
     kind = KIND[kernel]
@@ -137,6 +148,7 @@ def configurations(kernel: str, dtype: torch.dtype, interpret: bool) -> list[dic
             "weight_gradient": triton_depthwise.WEIGHT_GRADIENT_CONFIGS,
             "layer_norm": triton_depthwise.LAYER_NORM_CONFIGS,
             "elementwise": triton_linear.ELEMENTWISE_CONFIGS,
+            "grn": triton_grn.GRN_CONFIGS,
         }[kind]
     if kernel == "depthwise_norm":
         return [{**config, "fused": fused} for config in found for fused in (True, False)]
@@ -172,7 +184,7 @@ def check(device: str, shapes: list, interpret: bool, jobs: int = 1) -> None:
 
 def check_shape(device: str, dtype: torch.dtype, shape: tuple, interpret: bool, seed: int) -> str:
     """Compare the kernels on maps of one shape and data type; the report's lines."""
-    from ..kernels.triton.ops import KERNELS
+    from ..kernels.triton.passes import KERNELS
 
     torch.manual_seed(seed)
     lines = []
@@ -210,7 +222,7 @@ def fitting(run):
 
 def _versions(kernel: str) -> tuple[int, ...]:
     """The versions for which a kernel is checked and timed: one where both call it alike."""
-    return (1,) if kernel in OF_BOTH_VERSIONS else (2,) if kernel == "scale_backward" else (1, 2)
+    return (1,) if kernel in OF_BOTH_VERSIONS else (2,) if kernel in OF_V2 else (1, 2)
 
 
 def _line(label: str, shape: tuple, dtype: torch.dtype, worst: float) -> str:
@@ -219,7 +231,7 @@ def _line(label: str, shape: tuple, dtype: torch.dtype, worst: float) -> str:
 
 
 def _check_block(t, exact, version: int, dtype, shape) -> float:
-    from ..kernels.triton.ops import KERNELS, triton_block
+    from ..kernels.triton.passes import KERNELS
 
     others = ("grn_gamma", "grn_beta") if version == 1 else ("gamma",)
     names = [name for name in Weights._fields if name not in others]
@@ -236,7 +248,11 @@ def _check_block(t, exact, version: int, dtype, shape) -> float:
     def plain(x, keep, weights, settings):
         return plain_block(x, keep, None, weights, settings)
 
-    found = outcome(functools.partial(triton_block, use=KERNELS), t)
+    def by_kernels(x, keep, weights, settings):
+        settings = settings._replace(kernels={name: {} for name in KERNELS})
+        return fast_block(x, keep, None, weights, settings)
+
+    found = outcome(by_kernels, t)
     where = f"block v{version} on {shape} in {dtype}"
     return _compare(where, found, outcome(plain, t), outcome(plain, exact), dtype, interpret=False)
 
@@ -266,27 +282,9 @@ def _compare(where: str, found, usual, reference, dtype: torch.dtype, interpret:
 # Timing
 
 
-def folded_linear_scale_residual(h, w2, b2, residual, *, scale=None, shift=None, gamma=None, keep):
-    """plain_linear_scale_residual with all factors in the weight: faster on large maps."""
-    n, c = len(h), len(w2)
-    weight, bias = w2, b2
-    if scale is not None:
-        weight, bias = w2 * scale[:, None].to(w2.dtype), torch.addmv(b2, w2, shift)
-    if gamma is not None:
-        weight, bias = weight * gamma[:, None], bias * gamma
-    factor = keep.to(w2.dtype).view(n, 1, 1)
-    weight, bias = (weight * factor).transpose(1, 2), bias * factor
-    rows = torch.baddbmm(residual.view(n, -1, c), h.view(n, -1, h.shape[-1]), weight)
-    return rows.add_(bias).view_as(residual)
-
-
-# what a kernel has to be faster than, beside its plain twin
-FOLDED = {"linear_scale_residual": (folded_linear_scale_residual,)}
-
-
 def tune(sizes: list[str], dtypes: list[str], output: Path | None, quick: bool) -> None:
     """Time every kernel for every shape, and write the table after each."""
-    from ..kernels.triton.ops import KERNELS
+    from ..kernels.triton.passes import KERNELS
 
     slug = triton_choice.device_slug("cuda")
     path = output or triton_choice.cache_file(slug)
@@ -333,11 +331,8 @@ def _measured(name, kernel, plain, t, version, dtype, shape, rounds) -> dict:
         if best is None or time < best:
             best, config = time, candidate
     runs = [functools.partial(kernel, *given, **options, config=config)]
-    runs += [
-        functools.partial(other, *given, **options) for other in (plain, *FOLDED.get(name, ()))
-    ]
-    time, *plain_times = milliseconds(runs, rounds)
-    plain_time = min(plain_times)
+    runs.append(functools.partial(plain, *given, **options))
+    time, plain_time = milliseconds(runs, rounds)
     n, h, w, c = shape
     kind = str(dtype).removeprefix("torch.")
     ratio = time / plain_time

@@ -15,7 +15,6 @@ import warnings
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 PACKAGED = Path(__file__).parent / "tuned"
 OLDEST_TRITON = (3, 4)  # tuples of tensors in kernels, triton.knobs
@@ -38,27 +37,18 @@ def available(device: torch.device | str) -> bool:
 
 def tuned(
     device: torch.device | str, dtype: torch.dtype, n: int, h: int, w: int, c: int, version: int
-) -> frozenset[str]:
-    """The names of the kernels faster than what they replace, for blocks of (n, h, w, c) maps.
+) -> dict[str, dict]:
+    """Name to configuration of the kernels faster than what they replace, for blocks of (n, h, w, c) maps.
 
     A shape stands for the nearest measured one of the same data type and version: nearest in the
     sum of the logarithms' differences of n * h * w, h * w and c. A shape further than a factor 4, 4
     or 1.5 from every measured one has no kernels.
     """
     device = torch.device(device)
-    if not available(device) or device.type != "cuda":
-        return frozenset()
+    if device.type != "cuda" or not available(device):
+        return {}
     rows = _nearest_rows(device_slug(device), str(dtype), n, h, w, c, version)
-    return frozenset(name for name, row in rows.items() if row["ratio"] <= GAIN)
-
-
-def configuration(kernel: str, x: Tensor, c: int | None = None, version: int = 1) -> dict | None:
-    """The measured configuration of a kernel for blocks of (N, H, W, c) maps; None: not measured."""
-    if not x.is_cuda:
-        return None
-    n, h, w, channels = x.shape
-    rows = _nearest_rows(device_slug(x.device), str(x.dtype), n, h, w, c or channels, version)
-    return rows[kernel]["config"] if kernel in rows else None
+    return {name: row["config"] for name, row in rows.items() if row["ratio"] <= GAIN}
 
 
 def device_slug(device: torch.device | str) -> str:

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..grn import wide_dtype
-from .choice import configuration
 
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)  # in Python, by Triton's interpreter
 # Sizes that are no compile-time constants: a new image size should compile nothing anew.
@@ -262,7 +261,9 @@ def _layer_norm_backward_kernel(
     mean,
     rstd,
     norm_weight,
+    norm_bias,
     of_y,
+    normed,
     partial,  # (programs, 3, channels): sums for norm.weight, norm.bias, and the bias before it
     positions,
     channels: tl.constexpr,
@@ -272,6 +273,7 @@ def _layer_norm_backward_kernel(
     channel = tl.arange(0, CHANNELS)
     exists = channel < channels
     weight = tl.load(norm_weight + channel, mask=exists, other=0.0).to(tl.float32)[None, :]
+    shift = tl.load(norm_bias + channel, mask=exists, other=0.0).to(tl.float32)[None, :]
     of_weight = tl.zeros((ROWS, CHANNELS), tl.float32)
     of_norm_bias = tl.zeros((ROWS, CHANNELS), tl.float32)
     of_bias = tl.zeros((ROWS, CHANNELS), tl.float32)
@@ -285,6 +287,8 @@ def _layer_norm_backward_kernel(
         centre = tl.load(mean + position, mask=inside, other=0.0)[:, None]
         inverse = tl.load(rstd + position, mask=inside, other=0.0)[:, None]
         value = tl.where(mask, (value - centre) * inverse, 0.0)
+        again = (value * weight + shift).to(normed.dtype.element_ty)
+        tl.store(normed + offset, again, mask=mask)
         of_weight += through * value
         of_norm_bias += through
         through *= weight
@@ -307,17 +311,18 @@ def depthwise_norm(
     norm_bias: Tensor,
     eps: float,
     *,
+    dtype: torch.dtype,
     keep_y: bool = True,
     config: dict | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """As plain_depthwise_norm."""
-    config = dict(config or configuration("depthwise_norm", x) or _depthwise_default(x, norm=True))
+    """As plain_depthwise_norm; a wider x is not rounded."""
+    config = dict(config or _depthwise_default(x, norm=True))
     if not config.pop("fused"):
-        y = torch.empty_like(x)
+        y = torch.empty_like(x, dtype=dtype)
         _launch_depthwise(x, weight, bias, None, y, config)
         return _layer_norm(y, norm_weight, norm_bias, eps, keep_y)
-    normed = torch.empty_like(x)
-    y = torch.empty_like(x) if keep_y else normed  # else overwritten by its own normalisation
+    normed = torch.empty_like(x, dtype=dtype)
+    y = torch.empty_like(normed) if keep_y else normed  # else overwritten by its own normalisation
     mean = x.new_empty(*x.shape[:3], 1, dtype=torch.float32)
     rstd = torch.empty_like(mean)
     norm = (normed, mean, rstd, norm_weight, norm_bias, eps)
@@ -333,13 +338,15 @@ def plain_depthwise_norm(
     norm_bias: Tensor,
     eps: float,
     *,
+    dtype: torch.dtype,
     keep_y: bool = True,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """y = depthwise(x) + bias, and LayerNorm(y) with its mean and 1 / deviation, (N, H, W, 1).
 
     Returns the normalised map, y (None without keep_y), mean and 1 / deviation. weight: (C, 1, 7, 7).
+    dtype: that of both maps; x may be wider.
     """
-    y = _depthwise(x, weight.to(x.dtype), bias.to(x.dtype))
+    y = _depthwise(x.to(dtype), weight.to(dtype), bias.to(dtype))
     return _layer_norm(y, norm_weight, norm_bias, eps, keep_y)
 
 
@@ -347,13 +354,9 @@ def depthwise_input_gradient(
     gradient: Tensor, weight: Tensor, added: Tensor | None = None, *, config: dict | None = None
 ) -> Tensor:
     """As plain_depthwise_input_gradient."""
-    config = dict(
-        config
-        or configuration("depthwise_input_gradient", gradient)
-        or _depthwise_default(gradient, norm=False)
-    )
+    config = dict(config or _depthwise_default(gradient, norm=False))
     config.pop("fused", None)
-    of_x = torch.empty_like(gradient)
+    of_x = torch.empty_like(gradient if added is None else added)
     _launch_depthwise(gradient, weight, None, added, of_x, config, flip=True)
     return of_x
 
@@ -361,7 +364,10 @@ def depthwise_input_gradient(
 def plain_depthwise_input_gradient(
     gradient: Tensor, weight: Tensor, added: Tensor | None = None
 ) -> Tensor:
-    """The gradient of depthwise's input, plus `added`, that of the same input along the shortcut."""
+    """The gradient of depthwise's input, plus `added`, that of the same input along the shortcut.
+
+    As wide as `added`.
+    """
     channels_last = gradient.permute(0, 3, 1, 2)
     of_x, _, _ = _convolution_backward(channels_last, channels_last, weight, (True, False))
     of_x = of_x.permute(0, 2, 3, 1).contiguous()
@@ -371,25 +377,23 @@ def plain_depthwise_input_gradient(
 def depthwise_weight_gradient(x: Tensor, gradient: Tensor, *, config: dict | None = None) -> Tensor:
     """As plain_depthwise_weight_gradient."""
     n, h, w, c = x.shape
-    config = dict(
-        config or configuration("depthwise_weight_gradient", x) or WEIGHT_GRADIENT_CONFIGS[0]
-    )
+    config = dict(config or WEIGHT_GRADIENT_CONFIGS[0])
     rows, columns, block = config["rows"], config["columns"], config["channels"]
     row_tiles, column_tiles = triton.cdiv(h, rows), triton.cdiv(w, columns)
     tiles, blocks = n * row_tiles * column_tiles, triton.cdiv(c, block)
     programs = max(1, min(tiles, config["spread"] // blocks))
     partial = x.new_empty(programs, 49, c, dtype=torch.float32)
-    with torch.cuda.device_of(x):
-        _weight_gradient_kernel[(programs, blocks)](
-            x, gradient, partial, h, w, row_tiles, column_tiles, tiles, c,
-            ROWS=rows, COLUMNS=columns, CHANNELS=block, num_warps=config["num_warps"],
-        )  # fmt: skip
+    _weight_gradient_kernel[(programs, blocks)](
+        x, gradient, partial, h, w, row_tiles, column_tiles, tiles, c,
+        ROWS=rows, COLUMNS=columns, CHANNELS=block, num_warps=config["num_warps"],
+    )  # fmt: skip
     return partial.sum(0).t().reshape(c, 1, 7, 7)
 
 
 def plain_depthwise_weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
-    """The (C, 1, 7, 7) gradient of the weight, from those of the result and from the input."""
-    weight = x.new_empty(x.shape[-1], 1, 7, 7)
+    """The (C, 1, 7, 7) gradient of the weight, from that of the result and the input, maybe wider."""
+    weight = gradient.new_empty(x.shape[-1], 1, 7, 7)
+    x = x.to(gradient.dtype)
     _, of_weight, _ = _convolution_backward(
         gradient.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight, (False, True)
     )
@@ -402,41 +406,44 @@ def layer_norm_backward(
     mean: Tensor,
     rstd: Tensor,
     norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
     *,
     config: dict | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As plain_layer_norm_backward."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As plain_layer_norm_backward; rstd has eps in it."""
     c = y.shape[-1]
-    config = dict(config or configuration("layer_norm_backward", y) or LAYER_NORM_CONFIGS[1])
+    config = config or LAYER_NORM_CONFIGS[1]
     positions, block = y.numel() // c, triton.next_power_of_2(c)
     rows = max(1, config["values"] // block)
     programs = min(config["spread"], triton.cdiv(positions, rows))
-    of_y = torch.empty_like(y)
+    of_y, normed = torch.empty_like(y), torch.empty_like(y)
     partial = y.new_empty(programs, 3, c, dtype=torch.float32)
-    with torch.cuda.device_of(y):
-        _layer_norm_backward_kernel[(programs,)](
-            gradient, y, mean, rstd, norm_weight, of_y, partial, positions, c,
-            ROWS=rows, CHANNELS=block, num_warps=config["num_warps"],
-        )  # fmt: skip
-    return of_y, *(sums.clone() for sums in partial.sum(0))  # an operator returns no views
+    _layer_norm_backward_kernel[(programs,)](
+        gradient, y, mean, rstd, norm_weight, norm_bias, of_y, normed, partial, positions, c,
+        ROWS=rows, CHANNELS=block, num_warps=config["num_warps"],
+    )  # fmt: skip
+    return of_y, normed, *partial.sum(0).unbind()
 
 
 def plain_layer_norm_backward(
-    gradient: Tensor, y: Tensor, mean: Tensor, rstd: Tensor, norm_weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of y, norm.weight, norm.bias, and the sum of the first over all positions."""
+    gradient: Tensor,
+    y: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradient of y, LayerNorm(y) again, and the gradients of norm.weight and norm.bias and of a
+    bias that was added to y: the sum of y's over all positions."""
     kind = y.dtype if y.device.type == "cpu" else mean.dtype  # of torch's statistics
+    weight, bias = norm_weight.to(y.dtype), norm_bias.to(y.dtype)
     of_y, of_weight, of_bias = torch.ops.aten.native_layer_norm_backward(
-        gradient,
-        y,
-        (y.shape[-1],),
-        mean.to(kind),
-        rstd.to(kind),
-        norm_weight.to(y.dtype),
-        norm_weight.to(y.dtype),  # stands for norm.bias, of which only the shape counts
-        (True, True, True),
+        gradient, y, (y.shape[-1],), mean.to(kind), rstd.to(kind), weight, bias, (True, True, True)
     )
-    return of_y, of_weight, of_bias, of_y.sum((0, 1, 2))
+    normed = F.layer_norm(y, (y.shape[-1],), weight, bias, eps)
+    return of_y, normed, of_weight, of_bias, of_y.sum((0, 1, 2))
 
 
 def _launch_depthwise(x, weight, bias, added, y, config, norm=None, flip=False):
@@ -446,12 +453,11 @@ def _launch_depthwise(x, weight, bias, added, y, config, norm=None, flip=False):
     normed, mean, rstd, norm_weight, norm_bias, eps = norm or (None,) * 5 + (0.0,)
     blocks = triton.cdiv(c, block) if norm is None else 1
     taps = weight.reshape(c, 49).t().contiguous()  # so that a tap's channels lie side by side
-    with torch.cuda.device_of(x):
-        _depthwise_kernel[(n * row_tiles * column_tiles, blocks)](
-            x, taps, bias, added, y, normed, mean, rstd, norm_weight, norm_bias,
-            h, w, row_tiles, column_tiles, eps, c,
-            FLIP=flip, ROWS=rows, COLUMNS=columns, CHANNELS=block, num_warps=config["num_warps"],
-        )  # fmt: skip
+    _depthwise_kernel[(n * row_tiles * column_tiles, blocks)](
+        x, taps, bias, added, y, normed, mean, rstd, norm_weight, norm_bias,
+        h, w, row_tiles, column_tiles, eps, c,
+        FLIP=flip, ROWS=rows, COLUMNS=columns, CHANNELS=block, num_warps=config["num_warps"],
+    )  # fmt: skip
 
 
 def _depthwise_default(x: Tensor, norm: bool) -> dict:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..grn import energy, fast_energy, wide_dtype
-from .choice import configuration
+from ..steps import Weights, second_half
 from .depthwise import INTERPRETED
 
 # Sizes that are no compile-time constants: a new image size should compile nothing anew.
@@ -43,14 +43,9 @@ NEIGHBOURS = 8  # tiles of positions computed together, so that the weights stay
 
 
 @triton.jit
-def _gelu(x):
-    return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
-
-
-@triton.jit
-def _gelu_slope(x):
-    density = 0.3989422804014327 * tl.exp(-0.5 * x * x)
-    return 0.5 * (1.0 + tl.erf(x * 0.7071067811865476)) + x * density
+def _normal_below(x):
+    """How much of the normal distribution lies below x; GELU is x times that."""
+    return 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
 
 
 @triton.jit
@@ -84,7 +79,6 @@ def _product(
     x,  # of the tile's first position
     weight,  # of the tile's first output
     scale,  # (inputs,) factors of x, or None
-    shift,  # (inputs,) then added to x, or None
     inside,  # which positions exist
     exists,  # which outputs exist
     inputs,
@@ -94,7 +88,7 @@ def _product(
     INPUTS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """(x * scale + shift) @ weight.T as a (POSITIONS, OUTPUTS) tile."""
+    """(x * scale) @ weight.T as a (POSITIONS, OUTPUTS) tile."""
     position, output = tl.arange(0, POSITIONS), tl.arange(0, OUTPUTS)
     total = tl.zeros((POSITIONS, OUTPUTS), tl.float32)
     for start in range(0, inputs, INPUTS):
@@ -106,9 +100,7 @@ def _product(
         left = tl.load(x + position[:, None] * inputs + column[None, :], mask=left_mask, other=0.0)
         if scale is not None:
             factor = tl.load(scale + column, mask=column < inputs, other=0.0).to(tl.float32)
-            term = tl.load(shift + column, mask=column < inputs, other=0.0).to(tl.float32)
-            wide = left.to(tl.float32) * factor[None, :] + term[None, :]
-            left = wide.to(x.dtype.element_ty)
+            left = (left.to(tl.float32) * factor[None, :]).to(x.dtype.element_ty)
         right = tl.load(
             weight + output[None, :] * inputs + column[:, None], mask=right_mask, other=0.0
         )
@@ -142,7 +134,7 @@ def _linear_gelu_kernel(
         position_tiles, tiles_per_image, image, outputs, POSITIONS, OUTPUTS, NEIGHBOURS
     )
     total = _product(
-        x + start * inputs, weight + (block * OUTPUTS).to(tl.int64) * inputs, None, None,
+        x + start * inputs, weight + (block * OUTPUTS).to(tl.int64) * inputs, None,
         inside, exists, inputs, EVEN, POSITIONS, OUTPUTS, INPUTS, PRECISION,
     )  # fmt: skip
     total += tl.load(bias + output, mask=exists, other=0.0).to(tl.float32)[None, :]
@@ -151,7 +143,8 @@ def _linear_gelu_kernel(
     rounded = total.to(h.dtype.element_ty)  # GELU of what the backward pass will read
     if z is not None:
         tl.store(z + start * outputs + offset, rounded, mask=mask)
-    activated = _gelu(rounded.to(tl.float32)).to(h.dtype.element_ty)
+    wide = rounded.to(tl.float32)
+    activated = (wide * _normal_below(wide)).to(h.dtype.element_ty)
     tl.store(h + start * outputs + offset, activated, mask=mask)
     if partial is not None:
         # Read back out of the cache: summed where it is, the compiler computes GELU a second time,
@@ -168,8 +161,7 @@ def _linear_scale_residual_kernel(
     weight,
     bias,
     residual,
-    scale,  # (N, inputs), with shift (inputs,), or None
-    shift,
+    scale,  # (N, inputs) or None
     gamma,  # (outputs,) or None
     keep,  # (N,) or None
     out,
@@ -193,7 +185,7 @@ def _linear_scale_residual_kernel(
     if scale is not None:
         factors = scale + (tile // tiles_per_image).to(tl.int64) * inputs
     total = _product(
-        h + start * inputs, weight + (block * OUTPUTS).to(tl.int64) * inputs, factors, shift,
+        h + start * inputs, weight + (block * OUTPUTS).to(tl.int64) * inputs, factors,
         inside, exists, inputs, EVEN, POSITIONS, OUTPUTS, INPUTS, PRECISION,
     )  # fmt: skip
     total += tl.load(bias + output, mask=exists, other=0.0).to(tl.float32)[None, :]
@@ -212,8 +204,10 @@ def _linear_scale_residual_kernel(
 def _gelu_backward_kernel(
     gradient,
     z,
-    of_energy,  # (N, channels) or None
+    scale,  # (N, channels), as of_energy, or both None
+    of_energy,
     of_z,
+    scaled,
     partial,  # (N, shares, channels): sums of of_z
     image,
     channels,
@@ -224,10 +218,9 @@ def _gelu_backward_kernel(
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     exists = channel < channels
     start = sample.to(tl.int64) * image * channels
-    if of_energy is not None:
-        of_square = tl.load(of_energy + sample * channels + channel, mask=exists, other=0.0)[
-            None, :
-        ]
+    if scale is not None:
+        factor = tl.load(scale + sample * channels + channel, mask=exists, other=0.0)[None, :]
+        slope = tl.load(of_energy + sample * channels + channel, mask=exists, other=0.0)[None, :]
     total = tl.zeros((POSITIONS, CHANNELS), tl.float32)
     for tile in range(share, tl.cdiv(image, POSITIONS), tl.num_programs(1)):
         position = tile * POSITIONS + tl.arange(0, POSITIONS)
@@ -235,23 +228,24 @@ def _gelu_backward_kernel(
         offset = start + position.to(tl.int64)[:, None] * channels + channel[None, :]
         value = tl.load(z + offset, mask=mask, other=0.0).to(tl.float32)
         through = tl.load(gradient + offset, mask=mask, other=0.0).to(tl.float32)
-        if of_energy is not None:
-            through += 2.0 * of_square * _gelu(value).to(z.dtype.element_ty).to(tl.float32)
-        through *= _gelu_slope(value)
+        below = _normal_below(value)
+        activated = (value * below).to(z.dtype.element_ty)
+        if scale is not None:
+            wide = activated.to(tl.float32)
+            through = through * factor + 2.0 * slope * wide
+            activated = (wide * factor).to(z.dtype.element_ty)
+        through *= below + value * 0.3989422804014327 * tl.exp(-0.5 * value * value)
         total += through
         tl.store(of_z + offset, through.to(of_z.dtype.element_ty), mask=mask)
+        tl.store(scaled + offset, activated, mask=mask)
     row = (sample * tl.num_programs(1) + share).to(tl.int64)
     tl.store(partial + row * channels + channel, tl.sum(total, axis=0), mask=exists)
 
 
 @triton.jit(do_not_specialize=SIZES[:1])
-def _scale_backward_kernel(
+def _scale_gradient_kernel(
     gradient,
     z,
-    scale,
-    shift,
-    of_h,
-    scaled,
     partial,  # (N, shares, channels): sums of gradient * gelu(z)
     image,
     channels,
@@ -262,21 +256,14 @@ def _scale_backward_kernel(
     channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
     exists = channel < channels
     start = sample.to(tl.int64) * image * channels
-    factor = tl.load(scale + sample * channels + channel, mask=exists, other=0.0)[None, :]
-    term = tl.load(shift + channel, mask=exists, other=0.0).to(tl.float32)[None, :]
     total = tl.zeros((POSITIONS, CHANNELS), tl.float32)
     for tile in range(share, tl.cdiv(image, POSITIONS), tl.num_programs(1)):
         position = tile * POSITIONS + tl.arange(0, POSITIONS)
         mask = (position < image)[:, None] & exists[None, :]
         offset = start + position.to(tl.int64)[:, None] * channels + channel[None, :]
         value = tl.load(z + offset, mask=mask, other=0.0).to(tl.float32)
-        activated = _gelu(value).to(z.dtype.element_ty).to(tl.float32)
         through = tl.load(gradient + offset, mask=mask, other=0.0).to(tl.float32)
-        total += through * activated
-        tl.store(of_h + offset, (through * factor).to(of_h.dtype.element_ty), mask=mask)
-        tl.store(
-            scaled + offset, (activated * factor + term).to(scaled.dtype.element_ty), mask=mask
-        )
+        total += through * (value * _normal_below(value)).to(z.dtype.element_ty).to(tl.float32)
     row = (sample * tl.num_programs(1) + share).to(tl.int64)
     tl.store(partial + row * channels + channel, tl.sum(total, axis=0), mask=exists)
 
@@ -308,16 +295,15 @@ def linear_gelu(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """As plain_linear_gelu."""
     outputs, inputs = weight.shape
-    config, image, tiles_per_image, tiles = _tiling("linear_gelu", x, inputs, config, with_energy)
+    config, image, tiles_per_image, tiles = _tiling(x, config, with_energy)
     h = x.new_empty(*x.shape[:3], outputs)
     z = torch.empty_like(h) if keep_z else None
     partial = x.new_empty(tiles, outputs, dtype=torch.float32) if with_energy else None
     blocks = triton.cdiv(outputs, config["outputs"])
-    with torch.cuda.device_of(x):
-        _linear_gelu_kernel[(tiles * blocks,)](
-            x, weight, bias, z, h, partial, image, tiles_per_image, tiles, inputs, outputs,
-            **_constants(config, inputs),
-        )  # fmt: skip
+    _linear_gelu_kernel[(tiles * blocks,)](
+        x, weight, bias, z, h, partial, image, tiles_per_image, tiles, inputs, outputs,
+        **_constants(config, inputs),
+    )  # fmt: skip
     sums = _sum_rows(partial.view(len(x), -1, outputs)) if with_energy else None
     return h, z, sums
 
@@ -341,25 +327,21 @@ def linear_scale_residual(
     residual: Tensor,
     *,
     scale: Tensor | None = None,
-    shift: Tensor | None = None,
     gamma: Tensor | None = None,
     keep: Tensor | None = None,
     config: dict | None = None,
 ) -> Tensor:
     """As plain_linear_scale_residual."""
     outputs, inputs = weight.shape
-    config, image, tiles_per_image, tiles = _tiling(
-        "linear_scale_residual", h, outputs, config, scale is not None
-    )
+    config, image, tiles_per_image, tiles = _tiling(h, config, scale is not None)
     out = torch.empty_like(residual)
     blocks = triton.cdiv(outputs, config["outputs"])
     positions = h.shape[1] * h.shape[2]
-    with torch.cuda.device_of(h):
-        _linear_scale_residual_kernel[(tiles * blocks,)](
-            h, weight, bias, residual, scale, shift, gamma, keep, out,
-            image, positions, tiles_per_image, tiles, inputs, outputs,
-            **_constants(config, inputs),
-        )  # fmt: skip
+    _linear_scale_residual_kernel[(tiles * blocks,)](
+        h, weight, bias, residual, scale, gamma, keep, out,
+        image, positions, tiles_per_image, tiles, inputs, outputs,
+        **_constants(config, inputs),
+    )  # fmt: skip
     return out
 
 
@@ -370,78 +352,70 @@ def plain_linear_scale_residual(
     residual: Tensor,
     *,
     scale: Tensor | None = None,
-    shift: Tensor | None = None,
     gamma: Tensor | None = None,
     keep: Tensor | None = None,
 ) -> Tensor:
-    """residual + keep * gamma * ((h * scale + shift) @ weight.T + bias), as wide as the residual.
+    """residual + keep * gamma * ((h * scale) @ weight.T + bias), as wide as the residual.
 
-    scale: (N, 4C) with shift (4C,), GRN's; gamma: (C,), layer scale; keep: (N,), drop path.
+    scale: (N, 4C), GRN's; gamma: (C,), layer scale; keep: (N,), drop path. The factors are multiplied
+    where that is least work.
     """
-    if scale is not None:
-        h = h * scale.to(h.dtype)[:, None, None] + shift.to(h.dtype)
-    branch = F.linear(h, weight, bias.to(h.dtype))
+    w = Weights(*(None,) * 6, weight, bias.to(weight.dtype), gamma)
     if gamma is not None:
-        branch = branch * gamma.to(residual.dtype)
-    if keep is not None:
-        branch = branch * keep.to(branch.dtype)[:, None, None, None]
-    return branch + residual
+        w = w._replace(gamma=gamma.to(residual.dtype))
+    shortcut, a = residual.flatten(1, 2), h.flatten(1, 2)
+    second, scale = second_half(shortcut, keep, scale, w)
+    return second(a if scale is None else a * scale, shortcut).view_as(residual)
 
 
 def gelu_backward(
-    gradient: Tensor, z: Tensor, of_energy: Tensor | None = None, *, config: dict | None = None
-) -> tuple[Tensor, Tensor]:
+    gradient: Tensor,
+    z: Tensor,
+    scale: Tensor | None = None,
+    of_energy: Tensor | None = None,
+    *,
+    config: dict | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """As plain_gelu_backward."""
-    of_z = torch.empty_like(z)
-    grid, partial, config = _shares("gelu_backward", z, config, 1 if of_energy is None else 2)
-    with torch.cuda.device_of(z):
-        _gelu_backward_kernel[grid](
-            gradient, z, of_energy, of_z, partial, z.shape[1] * z.shape[2], z.shape[3],
-            POSITIONS=config["positions"], CHANNELS=config["channels"],
-            num_warps=config["num_warps"],
-        )  # fmt: skip
-    return of_z, _sum_rows(partial.view(1, -1, z.shape[3]))[0]
+    of_z, scaled = torch.empty_like(z), torch.empty_like(z)
+    grid, partial, config = _shares(z, config)
+    _gelu_backward_kernel[grid](
+        gradient, z, scale, of_energy, of_z, scaled, partial, z.shape[1] * z.shape[2], z.shape[3],
+        POSITIONS=config["positions"], CHANNELS=config["channels"], num_warps=config["num_warps"],
+    )  # fmt: skip
+    return of_z, scaled, _sum_rows(partial.view(1, -1, z.shape[3]))[0]
 
 
 def plain_gelu_backward(
-    gradient: Tensor, z: Tensor, of_energy: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The gradient of z and its sum over all positions.
+    gradient: Tensor, z: Tensor, scale: Tensor | None = None, of_energy: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of z, gelu(z) * scale, and the sum of the former over all positions.
 
-    From the gradients of h = gelu(z) and of the energies, the (N, 4C) sums of squares of h.
+    gradient: of gelu(z) * scale, where scale, (N, 4C), stands for GRN; of_energy: with it, the gradient
+    of the (N, 4C) sums of squares of gelu(z).
     """
-    if of_energy is not None:
-        gradient = torch.addcmul(gradient, F.gelu(z), 2 * of_energy.to(z.dtype)[:, None, None])
+    a = F.gelu(z)
+    if scale is not None:
+        factor = scale.to(z.dtype)[:, None, None]
+        gradient = torch.addcmul(gradient * factor, a, 2 * of_energy.to(z.dtype)[:, None, None])
+        a *= factor
     of_z = torch.ops.aten.gelu_backward(gradient, z)
-    return of_z, of_z.sum((0, 1, 2))
+    return of_z, a, of_z.sum((0, 1, 2))
 
 
-def scale_backward(
-    gradient: Tensor, z: Tensor, scale: Tensor, shift: Tensor, *, config: dict | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As plain_scale_backward."""
-    of_h, scaled = torch.empty_like(z), torch.empty_like(z)
-    grid, partial, config = _shares("scale_backward", z, config, 2)
-    with torch.cuda.device_of(z):
-        _scale_backward_kernel[grid](
-            gradient, z, scale, shift, of_h, scaled, partial, z.shape[1] * z.shape[2], z.shape[3],
-            POSITIONS=config["positions"], CHANNELS=config["channels"],
-            num_warps=config["num_warps"],
-        )  # fmt: skip
-    return of_h, scaled, _sum_rows(partial)
+def scale_gradient(gradient: Tensor, z: Tensor, *, config: dict | None = None) -> Tensor:
+    """As plain_scale_gradient."""
+    grid, partial, config = _shares(z, config)
+    _scale_gradient_kernel[grid](
+        gradient, z, partial, z.shape[1] * z.shape[2], z.shape[3],
+        POSITIONS=config["positions"], CHANNELS=config["channels"], num_warps=config["num_warps"],
+    )  # fmt: skip
+    return _sum_rows(partial)
 
 
-def plain_scale_backward(
-    gradient: Tensor, z: Tensor, scale: Tensor, shift: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """From the gradient of gelu(z) * scale + shift, those of gelu(z) and of scale, (N, 4C).
-
-    Returns the former, gelu(z) * scale + shift again, and the latter.
-    """
-    h = F.gelu(z)
-    of_scale = (gradient * h).sum((1, 2), dtype=wide_dtype(z))
-    factor = scale.to(z.dtype)[:, None, None]
-    return gradient * factor, h * factor + shift.to(z.dtype), of_scale
+def plain_scale_gradient(gradient: Tensor, z: Tensor) -> Tensor:
+    """From the gradient of gelu(z) * scale, that of scale, (N, 4C)."""
+    return (gradient * F.gelu(z)).sum((1, 2), dtype=wide_dtype(z))
 
 
 def _energy(h: Tensor) -> Tensor:
@@ -449,10 +423,9 @@ def _energy(h: Tensor) -> Tensor:
     return fast_energy(h.flatten(1, 2)) if h.is_cuda else energy(h)
 
 
-def _tiling(kernel: str, x: Tensor, c: int, config: dict | None, by_image: bool):
+def _tiling(x: Tensor, config: dict | None, by_image: bool):
     """The configuration, the positions taken for one image, its tiles, and all tiles."""
-    default = FLOAT32_LINEAR if x.dtype == torch.float32 else LINEAR_CONFIGS[0]
-    config = config or configuration(kernel, x, c, 2 if by_image else 1) or default
+    config = config or (FLOAT32_LINEAR if x.dtype == torch.float32 else LINEAR_CONFIGS[0])
     images = len(x) if by_image else 1
     image = x.numel() // x.shape[3] // images
     tiles_per_image = triton.cdiv(image, config["positions"])
@@ -473,9 +446,9 @@ def _constants(config: dict, inputs: int) -> dict:
     }
 
 
-def _shares(kernel: str, z: Tensor, config: dict | None, version: int):
+def _shares(z: Tensor, config: dict | None):
     """The grid over images, shares of an image and channels, room for its sums, the configuration."""
-    config = config or configuration(kernel, z, z.shape[3] // 4, version) or ELEMENTWISE_CONFIGS[0]
+    config = config or ELEMENTWISE_CONFIGS[0]
     n, h, w, channels = z.shape
     blocks = triton.cdiv(channels, config["channels"])
     shares = max(1, config["spread"] // (n * blocks))
@@ -487,8 +460,7 @@ def _shares(kernel: str, z: Tensor, config: dict | None, version: int):
 def _sum_rows(partial: Tensor) -> Tensor:
     n, rows, channels = partial.shape
     total = partial.new_empty(n, channels)
-    with torch.cuda.device_of(partial):
-        _sum_kernel[(n, triton.cdiv(channels, 32))](
-            partial, total, rows, channels, ROWS=64, CHANNELS=32, num_warps=4
-        )
+    _sum_kernel[(n, triton.cdiv(channels, 32))](
+        partial, total, rows, channels, ROWS=64, CHANNELS=32, num_warps=4
+    )
     return total

@@ -1,0 +1,161 @@
+"""The forward and the backward pass of a block on a GPU, out of Triton kernels and plain operators.
+
+What block.py and backward.py are for a CPU, without parts and without padding:
+
+    depthwise_norm         depthwise 7x7, bias, LayerNorm
+    linear_gelu            pointwise C -> 4C, GELU, and the sums of squares that GRN needs
+    linear_scale_residual  GRN's factor, pointwise 4C -> C, layer scale, drop path, residual sum
+
+Matrix products of the backward pass are torch's; what stands between them is one pass over a map. Kept
+for it are the input, the depthwise convolution's output and the first pointwise layer's: 6 values for
+each of the input's. Matrices are brought to the data type of the arithmetic; vectors and the depthwise
+weights stay as they are, and so does an input that is wider.
+
+Import this only where choice.available says so: it imports Triton.
+"""
+
+import torch
+from torch import Tensor
+
+from .. import grn as plain_grn
+from ..backward import Kept
+from ..steps import Settings, Weights
+from . import depthwise, grn, linear
+
+# name -> what runs as a kernel, and its plain twin
+KERNELS = {
+    kernel.__name__: (kernel, plain)
+    for kernel, plain in (
+        (depthwise.depthwise_norm, depthwise.plain_depthwise_norm),
+        (depthwise.layer_norm_backward, depthwise.plain_layer_norm_backward),
+        (depthwise.depthwise_input_gradient, depthwise.plain_depthwise_input_gradient),
+        (depthwise.depthwise_weight_gradient, depthwise.plain_depthwise_weight_gradient),
+        (linear.linear_gelu, linear.plain_linear_gelu),
+        (linear.gelu_backward, linear.plain_gelu_backward),
+        (linear.linear_scale_residual, linear.plain_linear_scale_residual),
+        (linear.scale_gradient, linear.plain_scale_gradient),
+        (grn.grn_scale, plain_grn.grn_scale),
+        (grn.grn_scale_backward, plain_grn.grn_scale_backward),
+    )
+}
+
+
+def forward(
+    x: Tensor, keep: Tensor | None, w: Weights, settings: Settings, *, training: bool
+) -> tuple[Tensor, Kept | None]:
+    """The (N, H, W, C) result for an (N, C, H, W) map; and in training what the backward pass keeps."""
+    dtype = settings.dtype
+    x = _rows(x)
+    normed, y, mean, rstd = _run(
+        settings, "depthwise_norm", x, w.dwconv, w.dwconv_bias, w.norm, w.norm_bias,
+        settings.norm_eps, dtype=dtype, keep_y=training,
+    )  # fmt: skip
+    with_grn = w.grn_gamma is not None
+    a, z, energy = _run(
+        settings, "linear_gelu", normed, w.pwconv1.to(dtype), w.pwconv1_bias,
+        with_energy=with_grn, keep_z=training,
+    )  # fmt: skip
+    scale, bias = None, w.pwconv2_bias
+    if with_grn:
+        scale, _ = _run(settings, "grn_scale", energy, w.grn_gamma, settings.grn_eps)
+        bias = torch.addmv(bias, w.pwconv2, w.grn_beta)
+    out = _run(
+        settings, "linear_scale_residual", a, w.pwconv2.to(dtype), bias, x.to(settings.stream),
+        scale=scale, gamma=w.gamma, keep=None if keep is None else keep.flatten(),
+    )  # fmt: skip
+    return out, Kept(y, mean, rstd, z, energy) if training else None
+
+
+def backward(
+    gradient: Tensor,
+    x: Tensor,
+    keep: Tensor | None,
+    kept: Kept,
+    w: Weights,
+    settings: Settings,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor | None, Weights]:
+    """As backward.backward: the gradients of x, (N, C, H, W), and of the weights."""
+    dtype, z = settings.dtype, kept.z
+    along_shortcut = _rows(gradient)
+    branch = along_shortcut if keep is None else along_shortcut * keep.view(-1, 1, 1, 1)
+    narrow = dtype == torch.float16 and w.gamma is not None
+    if narrow:
+        unscaled, branch = branch, branch * w.gamma
+    branch = branch.to(dtype)
+    rows = branch.flatten(0, 2)
+    pwconv2 = w.pwconv2 if w.gamma is None or narrow else w.pwconv2 * w.gamma[:, None]
+    of_a = branch @ pwconv2.to(dtype)
+    scale = of_energy = of_grn_gamma = None
+    if w.grn_gamma is not None:
+        options = w.grn_gamma, settings.grn_eps
+        scale, norm = _run(settings, "grn_scale", kept.energy, *options)
+        of_scale = _run(settings, "scale_gradient", of_a, z)
+        of_energy, of_grn_gamma = _run(settings, "grn_scale_backward", of_scale, norm, *options)
+    of_z, a, of_pwconv1_bias = _run(settings, "gelu_backward", of_a, z, scale, of_energy)
+    del of_a
+    of_pwconv2 = rows.t() @ a.flatten(0, 2)
+    wide = torch.promote_types(w.pwconv2_bias.dtype, torch.float32)
+    of_pwconv2_bias = rows.sum(0, dtype=wide)
+    of_gamma = of_grn_beta = None
+    if narrow:
+        of_gamma = _of_gamma_in_float16(unscaled, a, w)
+    elif w.gamma is not None:
+        of_gamma = _of_gamma(of_pwconv2, of_pwconv2_bias, w)
+        of_pwconv2, of_pwconv2_bias = of_pwconv2 * w.gamma[:, None], of_pwconv2_bias * w.gamma
+    elif w.grn_beta is not None:
+        bias = of_pwconv2_bias.to(w.pwconv2.dtype)
+        of_pwconv2 = torch.addr(of_pwconv2.to(bias.dtype), bias, w.grn_beta)  # a is without beta
+        of_grn_beta = bias @ w.pwconv2
+    del a
+    of_normed = of_z @ w.pwconv1.to(dtype)
+    of_y, normed, of_norm, of_norm_bias, of_dwconv_bias = _run(
+        settings, "layer_norm_backward", of_normed, kept.y, kept.mean, kept.rstd, w.norm, w.norm_bias,
+        settings.norm_eps,
+    )  # fmt: skip
+    of_pwconv1 = of_z.flatten(0, 2).t() @ normed.flatten(0, 2)
+    del of_z, normed, of_normed
+    of_x = of_dwconv = None
+    if needs[0]:
+        of_x = _run(settings, "depthwise_input_gradient", of_y, w.dwconv, along_shortcut)
+        of_x = of_x.permute(0, 3, 1, 2)  # NHWC -> NCHW
+    if needs[1]:
+        of_dwconv = _run(settings, "depthwise_weight_gradient", _rows(x), of_y)
+    return of_x, Weights(
+        dwconv=of_dwconv,
+        dwconv_bias=of_dwconv_bias,
+        norm=of_norm,
+        norm_bias=of_norm_bias,
+        pwconv1=of_pwconv1,
+        pwconv1_bias=of_pwconv1_bias,
+        pwconv2=of_pwconv2,
+        pwconv2_bias=of_pwconv2_bias,
+        gamma=of_gamma,
+        grn_gamma=of_grn_gamma,
+        grn_beta=of_grn_beta,
+    )
+
+
+def _run(settings: Settings, name: str, *args, **options):
+    """The kernel where it is among settings.kernels, else its plain twin."""
+    kernel, plain = KERNELS[name]
+    if (config := settings.kernels.get(name)) is None:
+        return plain(*args, **options)
+    return kernel(*args, config=config, **options)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).contiguous()  # NCHW -> NHWC
+
+
+def _of_gamma(of_pwconv2: Tensor, of_pwconv2_bias: Tensor, w: Weights) -> Tensor:
+    """The (C,) gradient of layer scale, from those of what it multiplies by the layer's weights."""
+    return (of_pwconv2 * w.pwconv2).sum(1) + of_pwconv2_bias * w.pwconv2_bias
+
+
+def _of_gamma_in_float16(gradient: Tensor, a: Tensor, w: Weights) -> Tensor:
+    """The same where layer scale, 1e-6 at first, times a weight would be 0, and where the gradient
+    before it, so many times larger than behind it, may be too large."""
+    largest = 64 * gradient.abs().amax().clamp_min(1e-30)  # so that sums stay in float16's range
+    rows = (gradient / largest).to(a.dtype).flatten(0, 2)
+    return _of_gamma(rows.t() @ a.flatten(0, 2), rows.sum(0, dtype=largest.dtype), w) * largest
