@@ -36,13 +36,13 @@ ROOMS = {
     "recipes/writers": "checkpoints jinja2 network/variants recipes",
     "create": "checkpoints network network/variants",
     "data": "checkpoints defusedxml errors jinja2 network/variants numpy PIL recipes recipes/writers supervision tqdm yaml",
-    "runs": "cv2 data errors filelock matplotlib numpy PIL pycocotools rich shapely torch torchvision tqdm",
+    "runs": "checkpoints cv2 data errors filelock matplotlib network numpy PIL pycocotools rich shapely torch torchvision tqdm",
     "lab": "checkpoints create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision tqdm transformers triton",
     "registry": "mmengine",
     "adapters": "errors runs yaml",
     "adapters/openmmlab": "checkpoints data errors mmcv mmdet mmengine mmseg network network/geometry network/padding network/refusals "
-    "network/variants numpy recipes/layer_decay registry runs torch",
+    "network/variants numpy recipes/layer_decay registry runs torch yaml",
     "adapters/detectron2": "checkpoints data detectron2 errors fvcore network network/padding "
     "network/preprocessing network/refusals network/variants numpy omegaconf PIL recipes/layer_decay runs torch yaml",
     "adapters/huggingface": "checkpoints network",

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
 from ...runs.interruption import Interruption
+from ...runs.whole_files import write_whole, written_whole
 
 BEST = "model_best.pth"
 EVALUATED = (
@@ -88,12 +88,9 @@ class Evaluation(hooks.EvalHook):
         main = main_metric(metrics)
         if main and (best is None or best["metric"] != main or metrics[main] > best["value"]):
             best = dict(metric=main, value=metrics[main], iteration=self.trainer.iter)
-            _write(
-                self._folder / BEST,
-                lambda file: torch.save({"model": self._model.state_dict(), **best}, file),
-            )
-        content = json.dumps(dict(metrics=names, best=best)).encode()
-        _write(self._folder / EVALUATED, lambda file: file.write(content))
+            with written_whole(self._folder / BEST) as file:
+                torch.save({"model": self._model.state_dict(), **best}, file)
+        write_whole(self._folder / EVALUATED, json.dumps(dict(metrics=names, best=best)))
 
 
 def evaluated(folder: Path) -> dict:
@@ -115,11 +112,3 @@ def main_metric(metrics: dict[str, float]) -> str | None:
         next(iter(metrics), None),
     )
     return name if name and math.isfinite(metrics[name]) else None
-
-
-def _write(path: Path, write) -> None:
-    """Aside, and renamed when it is whole."""
-    aside = path.with_name(f"{path.name}.part")
-    with open(aside, "wb") as file:
-        write(file)
-    os.replace(aside, path)

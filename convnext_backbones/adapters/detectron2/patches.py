@@ -1,6 +1,8 @@
 """What this package changes in Detectron2, for this process, and how to take it back.
 
     READING.apply()         applied when the adapter is imported
+    SAFE_READING.apply()    applied when the adapter is imported
+    SAVING.apply()          applied when the adapter is imported
     STOCK_TRAINER.apply()   applied when the adapter is imported
     PICTURES.apply()        applied when the adapter is imported
     SIZE_NOTES.apply()      applied when a backbone is built with ignore_padding=True
@@ -9,6 +11,11 @@
 **READING**: DetectionCheckpointer finds none of its names in a pretraining file, warns and trains from
 random weights, and executes .pkl files (checkpoints.py). train_net.py, lazyconfig_train_net.py and
 DefaultPredictor make their checkpointers themselves, so that a class of ours would never be asked.
+
+**SAFE_READING**: every model's files go through that load, and through pickle and torch.load; a YAML config
+may call any function (safe_reading.py).
+
+**SAVING**: a kill or a full disk during a save leaves a cut file, which last_checkpoint names (saving.py).
 
 **STOCK_TRAINER**: DefaultTrainer passes over a recipe's optimizer, schedule and pictures in silence
 (trainer.py). It now refuses; one that overrides what the recipe needs is left alone.
@@ -26,10 +33,12 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import DefaultTrainer
 from detectron2.structures import ImageList
 
-from ...runs.patching import patched_attribute
+from ...runs.patching import Patches, patched_attribute
 from .checkpoints import load_weights
 from .padding import noting_sizes
 from .pictures import PICTURES as PICTURES
+from .safe_reading import SAFE_CONFIGS, SAFE_FILES
+from .saving import SAVING as SAVING
 from .trainer import refusing
 
 
@@ -41,6 +50,7 @@ def _reading(plain):
     return load
 
 
+SAFE_READING = Patches([*SAFE_FILES, *SAFE_CONFIGS])
 READING = patched_attribute(DetectionCheckpointer, "load", _reading)
 STOCK_TRAINER = patched_attribute(DefaultTrainer, "__init__", refusing)
 SIZE_NOTES = patched_attribute(ImageList, "from_tensors", noting_sizes)

@@ -52,6 +52,7 @@ from .prediction import infer as infer
 from .prediction import result_of as result_of
 from .prediction import truth_of as truth_of
 from .records import records as records
+from .saving import last_whole
 
 WORK_DIRS = "work_dirs/detectron2"
 # Of an evaluator_type, how the files lie.
@@ -362,10 +363,8 @@ def initial_weights(run: Run) -> str:
 
 
 def last_checkpoint(run: Run) -> Path | None:
-    """The newest one in the work directory."""
-    folder = Path(run.settings.output_dir)
-    name = folder / "last_checkpoint"
-    return folder / name.read_text().strip() if name.is_file() else None
+    """The newest whole one in the work directory."""
+    return last_whole(run.settings.output_dir)
 
 
 def best_checkpoint(run: Run) -> Path | None:

@@ -5,7 +5,7 @@
                                pretrained="convnextv2_tiny.fcmae_ft_in1k"), ...)
 
 Importing it registers the backbones and ConvNeXtLayerDecay, and makes MMEngine read checkpoints
-without executing them, MMDetection number classes by name, and mmcv's transforms read pictures and label
+without executing them, keep them whole and go on from them bit for bit, MMDetection number classes by name, and mmcv's transforms read pictures and label
 maps as everything else here does (patches.py).
 """
 
@@ -19,10 +19,13 @@ except ImportError as error:
 
 from .backbone import ConvNeXt, ConvNeXtV2
 from .optimizer import ConvNeXtLayerDecay
-from .patches import COCO_CLASSES, PICTURES, SAFE_READING
+from .patches import COCO_CLASSES, EXACT_RESUME, PICTURES, SAFE_READING, SAVING, WHOLE_LOADING
 
 __all__ = ["ConvNeXt", "ConvNeXtLayerDecay", "ConvNeXtV2"]
 
 SAFE_READING.apply()
+SAVING.apply()
+EXACT_RESUME.apply()
+WHOLE_LOADING.apply()
 COCO_CLASSES.apply()
 PICTURES.apply()

@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 
 from ...errors import UserError
 from ...runs.interruption import Interruption
+from ...runs.whole_files import write_whole
 from .config_mistakes import monitors, schedule_notes
 
 TOLERATED = 5  # steps in a row whose loss is not finite
@@ -131,7 +132,7 @@ class StopOnSignal(Hook):
         meta = dict(epoch=runner.epoch, iter=done)
         runner.save_checkpoint(str(file.parent), file.name, meta=meta, by_epoch=False)
         if is_main_process():
-            file.with_name("last_checkpoint").write_text(str(file))
+            write_whole(file.with_name("last_checkpoint"), str(file))
         raise self.interruption.stopped(
             f"stopped after step {done}, which is saved in {file}. Go on with the same command and --resume"
         )

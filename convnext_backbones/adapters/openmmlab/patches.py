@@ -1,6 +1,9 @@
 """What this package changes in MMEngine, for this process, and how to take it back.
 
     SAFE_READING.apply()    applied when the adapter is imported
+    SAVING.apply()          applied when the adapter is imported
+    EXACT_RESUME.apply()    applied when the adapter is imported
+    WHOLE_LOADING.apply()   applied when the adapter is imported
     COCO_CLASSES.apply()    applied when the adapter is imported
     PICTURES.apply()        applied when the adapter is imported
     SIZE_NOTES.apply()      applied when a backbone is built with ignore_padding=True
@@ -8,7 +11,17 @@
 
 **SAFE_READING**: MMEngine reads checkpoints by executing them, and its newest version refuses its own
 (checkpoints.py). A checkpoint is named in configs, on the command line and by resuming, all of which end
-in CheckpointLoader; there is no option for another reader than its table of schemes.
+in CheckpointLoader; there is no option for another reader than its table of schemes. Its configs in YAML may call any function
+(safe_reading.py).
+
+**SAVING**: a kill or a full disk during a save leaves a cut file, and with max_keep_ckpts=1 no other
+(saving.py). A config names CheckpointHook, and every user's config does so.
+
+**EXACT_RESUME**: a run that goes on draws other random numbers, begins an epoch anew and reads past batches
+again (exact_resume.py). A config names loops, samplers and data sets, and every user's config does so.
+
+**WHOLE_LOADING**: a run that starts or goes on from weights that do not fit trains on with what does, and a
+warning (checkpoints.py). A config names the file, and every user's config does so.
 
 **COCO_CLASSES**: MMDetection numbers COCO's categories in the order of the JSON, whatever the order of a
 config's classes: names are swapped in silence (coco_classes.py). MMDetection is not imported for it, as
@@ -29,11 +42,14 @@ import sys
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseDataPreprocessor
-from mmengine.runner import CheckpointLoader
+from mmengine.runner import CheckpointLoader, Runner
 
 from ...runs.patching import Patch, Patches, patched_attribute
-from .checkpoints import read_training_checkpoint
+from .checkpoints import loading_whole, read_training_checkpoint, resuming_whole
+from .exact_resume import EXACT_RESUME as EXACT_RESUME
 from .padding import noting_sizes
+from .safe_reading import OTHER_SCHEMES, SAFE_CONFIGS
+from .saving import SAVING as SAVING
 
 
 def _reading(prefix: str) -> Patch:
@@ -67,7 +83,15 @@ class _CocoClasses(Patches):
         return all([super().undo(), mmdet is None or mmdet.BY_NAME.undo()])
 
 
-SAFE_READING = Patches(_reading(prefix) for prefix in ("", "http://", "https://"))
+SAFE_READING = Patches(
+    [*(_reading(prefix) for prefix in ("", "http://", "https://")), *OTHER_SCHEMES, SAFE_CONFIGS]
+)
+WHOLE_LOADING = Patches(
+    [
+        patched_attribute(Runner, "load_checkpoint", loading_whole),
+        patched_attribute(Runner, "resume", resuming_whole),
+    ]
+)
 COCO_CLASSES = _CocoClasses(
     patched_attribute(base, "__init__", _with_classes_by_name) for base in (BaseDataset, BaseMetric)
 )

@@ -41,6 +41,7 @@ from .prediction import result_of as result_of
 from .prediction import truth_of as truth_of
 from .records import records as records  # part of the contract
 from .sample import shrink_backbone, shrink_detection, shrink_segmentation
+from .saving import last_whole
 
 WORK_DIRS = "work_dirs"
 DATA = {"mmdet": "coco", "mmseg": "ade20k"}  # default scope to the kind of its data
@@ -294,13 +295,8 @@ def initial_weights(cfg: Config) -> str:
 
 
 def last_checkpoint(cfg: Config) -> Path | None:
-    """The newest one in the work directory. MMEngine notes its whole path; the folder may have moved."""
-    noted = Path(cfg.work_dir) / "last_checkpoint"
-    if not noted.is_file():
-        return None
-    file = Path(noted.read_text().strip())
-    here = noted.with_name(file.name)
-    return here if here.is_file() else file
+    """The newest whole one in the work directory."""
+    return last_whole(cfg.work_dir)
 
 
 def best_checkpoint(cfg: Config) -> Path | None:

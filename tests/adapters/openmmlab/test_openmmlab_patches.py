@@ -15,8 +15,6 @@ from convnext_backbones.adapters.openmmlab import ConvNeXt, patches
 from convnext_backbones.adapters.openmmlab.checkpoints import read_training_checkpoint
 from convnext_backbones.network.padding import noted_image_sizes
 
-PREFIXES = ("", "http://", "https://")
-
 
 @pytest.fixture(autouse=True)
 def as_it_was():
@@ -33,7 +31,7 @@ def test_mmengines_own_readers_come_back():
         "before = dict(CheckpointLoader._schemes)\n"
         "from convnext_backbones.adapters.openmmlab.patches import SAFE_READING\n"
         "changed = {k for k, v in CheckpointLoader._schemes.items() if v is not before[k]}\n"
-        f"assert changed == set({PREFIXES}), changed\n"
+        "assert changed == set(before), set(before) - changed\n"
         "SAFE_READING.apply()\n"
         "assert SAFE_READING.undo()\n"
         "assert list(CheckpointLoader._schemes.items()) == list(before.items())\n"
@@ -99,18 +97,16 @@ def test_a_backbone_that_is_registered_before_stays_and_ours_keeps_its_full_name
     assert f'Write type="convnext_backbones.{name}"' in done.stderr
 
 
-def test_a_hook_and_a_constructor_that_are_registered_before_stay():
+def test_a_constructor_that_is_registered_before_stays():
     code = (
-        "from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS\n"
-        "names = {HOOKS: 'DropStoredConfigHook', OPTIM_WRAPPER_CONSTRUCTORS: 'ConvNeXtLayerDecay'}\n"
-        "mine = {r: r.register_module(module=type(n, (), {})) for r, n in names.items()}\n"
+        "from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as registry\n"
+        "mine = registry.register_module(module=type('ConvNeXtLayerDecay', (), {}))\n"
         "import convnext_backbones.adapters.openmmlab\n"
-        "assert all(r.get(n) is mine[r] for r, n in names.items())\n"
+        "assert registry.get('ConvNeXtLayerDecay') is mine\n"
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
     )
-    assert "This package's is convnext_backbones.adapters.openmmlab.checkpoints.Drop" in done.stderr
     assert "This package's is convnext_backbones.adapters.openmmlab.optimizer.Conv" in done.stderr
 
 
