@@ -43,6 +43,8 @@ def check(run: Run, splits: Sequence[str]) -> None:
     settings = run.settings
     trained = settings.train_data if "train" in splits else []
     tested = settings.test_data if {"val", "test"} & set(splits) else []
+    if "train" in splits and not trained and isinstance(run, YamlRun):
+        raise UserError("DATASETS.TRAIN names no data set")
     names = list(dict.fromkeys([*trained, *tested]))
     for name in names:
         records = [] if name in KNOWN else _records(name, name in trained)

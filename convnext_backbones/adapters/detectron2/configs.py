@@ -49,7 +49,7 @@ class YamlRun:
     LEARNING_RATE, WARM_UP = "SOLVER.BASE_LR", "SOLVER.WARMUP_ITERS"
     KEYS: ClassVar = dict(
         max_iter="SOLVER.MAX_ITER", batch="SOLVER.IMS_PER_BATCH", eval_period="TEST.EVAL_PERIOD",
-        period="SOLVER.CHECKPOINT_PERIOD", train_data="DATASETS.TRAIN", device="MODEL.DEVICE",
+        period="SOLVER.CHECKPOINT_PERIOD", device="MODEL.DEVICE",
     )  # fmt: skip
     IGNORE_KEY = "MODEL.SEM_SEG_HEAD.IGNORE_VALUE"
     MASK_FORMAT_KEY = "INPUT.MASK_FORMAT"
@@ -155,7 +155,7 @@ class LazyRun:
     KEYS: ClassVar = dict(
         max_iter="train.max_iter", batch="dataloader.train.total_batch_size",
         eval_period="train.eval_period", log_period="train.log_period",
-        period="train.checkpointer.period", train_data="dataloader.train.dataset.names",
+        period="train.checkpointer.period",
         device="train.device",
     )  # fmt: skip
     IGNORE_KEY = "model.sem_seg_head.ignore_value"
@@ -331,6 +331,8 @@ def _load_yaml(file: Path) -> Run:
         if isinstance(content, dict) and "model" in content:
             return _checked_lazy(OmegaConf.create(content, flags={"allow_objects": True}), file)
         cfg.merge_from_file(str(file), allow_unsafe=False)
+    except UserError:  # of a _BASE_ that could run code
+        raise
     except yaml.constructor.ConstructorError as error:
         raise UserError(
             f"config {file} names Python objects ({error.problem}), which could run code, and is "

@@ -139,8 +139,6 @@ def check_values(run) -> None:
     for name, least in dict(max_iter=1, batch=1, eval_period=0, log_period=1).items():
         _check_count(keys.get(name, name), getattr(settings, name), least)
     _check_count(keys["period"], settings.checkpointer.get("period"), 1)
-    if not settings.train_data:
-        raise UserError(f"{keys['train_data']} names no data set")
     try:
         torch.device(settings.device)
     except (RuntimeError, TypeError) as error:

@@ -216,6 +216,8 @@ def test_the_command_line_registers(name, boxes, base, key, names):
     assert name in DatasetCatalog.list()
     [saved] = config.registered
     assert saved["classes"] == list(folders.CLASSES)
+    with pytest.raises(UserError, match="TRAIN names no data set"):
+        run.check_data(run.load_config(f"{BOXES}.yaml", options=["DATASETS.TRAIN=()"]))
     for wrong, words in (
         ("[3]", "3 registers no data set"),
         ("[{name: x, annotation: y, images: z}]", "did you mean 'annotations'"),
@@ -483,7 +485,6 @@ def test_metrics_have_words_and_scales():
     ("yaml", "SOLVER.CHECKPOINT_PERIOD=0", "give a number, 1 or more"),
     ("yaml", "SOLVER.STEPS=5", r"a tuple is wanted, such as \(5,\)"),
     ("yaml", "DATASETS.TRAIN=mine", r"such as \"\('mine',\)\""),
-    ("yaml", "DATASETS.TRAIN=()", "names no data set"),
     ("yaml", "train.max_iter=3", "key of LazyConfigs; in this config, of YAML, it is SOLVER.MAX_ITER"),
     ("yaml", "model.foo=3", "key of LazyConfigs"),
     ("yaml", "MODEL.ROI_HEADS=3", "group of keys"),
