@@ -53,7 +53,8 @@ def loaded(tmp_path, *options):
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.05)
     checkpoint = tmp_path / "model_final.pth"
-    torch.save({"model": model.state_dict()}, checkpoint)
+    state = {"model": model.state_dict(), "trainer": {}, "optimizer": {}, "iteration": 1}
+    torch.save(state, checkpoint)
     return settings, str(checkpoint)
 
 

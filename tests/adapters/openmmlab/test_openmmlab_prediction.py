@@ -61,8 +61,10 @@ def saved(cfg, tmp_path, meta):
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.05)
-    path = tmp_path / "model.pth"
-    torch.save({"state_dict": model.state_dict(), "meta": {"dataset_meta": meta}}, path)
+    path = tmp_path / "iter_1.pth"
+    meta = {"dataset_meta": meta, "iter": 1, "epoch": 1}
+    state = {"state_dict": model.state_dict(), "meta": meta, "optimizer": {}, "message_hub": {}}
+    torch.save(state, path)
     return str(path)
 
 
