@@ -1,12 +1,12 @@
 """new-config: every task, model and framework builds with the data's classes, and trains."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from data import folders
 
 from convnext_backbones import cli
 from convnext_backbones.cli import new_config as command
@@ -16,6 +16,7 @@ from convnext_backbones.data.new_config import FRAMEWORKS, MODELS, Wishes, plann
 from convnext_backbones.errors import UserError
 from convnext_backbones.network.variants import VARIANTS
 from convnext_backbones.recipes import METHODS
+from data import folders
 
 CLASSES = len(folders.CLASSES)
 CASES = [
@@ -125,6 +126,27 @@ def test_rtmdet_takes_backbones_of_every_width(backbone, write):
     options = ("--model", "rtmdet", "--framework", "mmdet", "--backbone", backbone)
     model = run.build_model(run.load_config(str(write("detection", *options))), "meta")
     assert (model.backbone.version, model.backbone.dims) == (VARIANTS[backbone].version, VARIANTS[backbone].dims)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["rtmdet", "faster_rcnn"])
+def test_pictures_without_objects_are_trained_on(model, tmp_path):
+    run = pytest.importorskip("convnext_backbones.adapters.openmmlab.run")
+    from mmengine.registry import DATASETS, init_default_scope
+
+    folders.coco(tmp_path / "cells")
+    file = tmp_path / "cells/annotations/train.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 3]
+    file.write_text(json.dumps(content))
+    out = tmp_path / "cells.py"
+    words = ["--data", str(tmp_path / "cells"), "--out", str(out), "--model", model, "--framework", "mmdet"]  # fmt: skip
+    assert cli.run("new_config", words) == 0
+    cfg = run.load_config(str(out))
+    init_default_scope(cfg.default_scope)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert len(dataset) == 8
+    background = dataset[3]["data_samples"]
+    assert (background.img_id, len(background.gt_instances)) == (3, 0)
 
 
 # ---- training ------------------------------------------------------------------------------------
