@@ -111,5 +111,4 @@ default_hooks = dict(
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="SegVisualizationHook"),
 )
-custom_hooks = [dict(type="DropStoredConfigHook")]
 log_processor = dict(by_epoch=False)

@@ -121,5 +121,4 @@ default_hooks = dict(
     sampler_seed=dict(type="DistSamplerSeedHook"),
     visualization=dict(type="DetVisualizationHook"),
 )
-custom_hooks = [dict(type="DropStoredConfigHook")]
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)

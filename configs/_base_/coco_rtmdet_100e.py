@@ -147,6 +147,5 @@ custom_hooks = [
         switch_epoch=plain_from,
         switch_pipeline=last_epochs_pipeline,
     ),
-    dict(type="DropStoredConfigHook"),
 ]
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)

@@ -3,7 +3,7 @@
 from ..errors import CheckpointError
 from .catalogue import CATALOGUE, Weights
 from .conversion import convert_checkpoint
-from .detectors import with_our_names
+from .detectors import framework_of_names, whole_model, with_our_names
 from .inspection import inspect_checkpoint
 from .loading import LoadReport, load_pretrained
 from .pickle_names import Unbuilt
@@ -16,8 +16,10 @@ __all__ = [
     "Unbuilt",
     "Weights",
     "convert_checkpoint",
+    "framework_of_names",
     "inspect_checkpoint",
     "load_pretrained",
     "read_checkpoint",
+    "whole_model",
     "with_our_names",
 ]

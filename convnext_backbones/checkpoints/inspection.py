@@ -106,7 +106,7 @@ def inspect_content(
     content: Mapping, located: Located, *, prefix: str | None = None, section: str | None = None
 ) -> Inspected:
     """As inspect_checkpoint, for what was read from a file already."""
-    sections = _sections(content)
+    sections = sections_of(content)
     if section is not None:
         sections = [s for s in sections if section in (s.place, s.place.split(".")[0])]
         if not sections:
@@ -170,7 +170,7 @@ def describe(state: Mapping[str, Tensor]) -> Network:
     )
 
 
-def _sections(content: Mapping) -> list[Section]:
+def sections_of(content: Mapping) -> list[Section]:
     """Every dictionary of tensors in a file, best first."""
     found, seen = [], set()
 

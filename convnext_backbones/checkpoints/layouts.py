@@ -207,7 +207,7 @@ LAYOUTS = {
 _FAMILIES = {1: "convnext", 2: "convnextv2"}
 
 # What averages of weights hold beside them: torch's AveragedModel, MMEngine's.
-_COUNTERS = {"n_averaged", "steps"}
+COUNTERS = {"n_averaged", "steps"}
 
 
 class Found(NamedTuple):
@@ -271,7 +271,7 @@ def from_layout(state: dict[str, Tensor], found: Found) -> Translated:
             names[ours] = theirs
         elif ours is not None and _same(value, state[names[ours]]):
             dropped.append(theirs)  # one parameter under two names
-        elif theirs.removeprefix(root) in _COUNTERS or (
+        elif theirs.removeprefix(root) in COUNTERS or (
             found.layout.dropped and re.match(found.layout.dropped, theirs.removeprefix(root))
         ):
             dropped.append(theirs)

@@ -153,7 +153,7 @@ def _plan(model: Trunk, file: Inspected, allowed: tuple[str, ...], last_norm: bo
     misfits = [f"{name} has no place in the model" for name in file.unknown]
     for name, value in state.items():
         theirs, expected = file.names.get(name, name), wanted.get(name)
-        if _not_needed(name, value, expected, model):
+        if not_needed(name, value, expected, model):
             dropped.append(theirs)
         elif expected is None:
             misfits.append(f"{theirs} has no place in the model")
@@ -273,7 +273,7 @@ def _copy_final_norm(model: Trunk, state: dict, wanted: dict, label: str) -> Non
         state[f"{last}.{kind}"] = state[f"norm.{kind}"]
 
 
-def _not_needed(name: str, value: Tensor, expected: Tensor | None, model: Trunk) -> bool:
+def not_needed(name: str, value: Tensor, expected: Tensor | None, model: Trunk) -> bool:
     """Heads of another size, norms that the model does not select, stages that it does not build."""
     if CLASSIFIER.match(name):
         return expected is None or expected.shape != value.shape

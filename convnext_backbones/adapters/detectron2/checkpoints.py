@@ -1,29 +1,49 @@
 """MODEL.WEIGHTS and train.init_checkpoint of a Detectron2 model with a ConvNeXt in it.
 
 Detectron2's own DetectionCheckpointer finds none of its names in a pretraining file, warns and trains
-from random weights; it executes .pkl files. patches.py replaces one method of it, load, for the models
-that hold a ConvNeXt of this package; with all others it does what it did. So train_net.py,
-lazyconfig_train_net.py and DefaultPredictor need no change.
+from random weights. patches.py replaces one method of it, load, for the models that hold a ConvNeXt of
+this package; with all others it does what it did. So train_net.py, lazyconfig_train_net.py and
+DefaultPredictor need no change.
 
-A file that names parameters of the model outside the ConvNeXt (its own checkpoint, on resume and
-evaluation) must fit the whole model, but for heads of another size, which stay new and are named.
-Anything else is pretraining weights and goes to the ConvNeXt through load_pretrained.
-`FILE?prefix=backbone.bottom_up` takes the ConvNeXt alone out of a file, `FILE?section=model_ema` an
-entry of it.
+A file of a whole model goes to the whole model, but for what counts its classes (runs/fine_tuning.py); a
+run's own, on resuming, all of it (runs/resuming.py). A file of a ConvNeXt alone is pretraining weights and
+goes to the ConvNeXt through load_pretrained. `FILE?prefix=backbone.bottom_up` takes the ConvNeXt alone out
+of a file, `FILE?section=model_ema` an entry of it, `FILE?keep_classes=true` the heads' rows of the classes
+that both have by name, where the checkpointer knows this run's (ClassNames).
 """
 
 import logging
-from urllib.parse import parse_qsl
+from collections.abc import Mapping, Sequence
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ...checkpoints import CheckpointError, load_pretrained, read_checkpoint
+from ...checkpoints import CheckpointError, load_pretrained, read_checkpoint, whole_model
 from ...network.convnext import Trunk
 from ...network.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from ...network.wrappers import unwrapped
+from ...runs.fine_tuning import fit_whole, split_options
+from ...runs.resuming import check_complete, check_optimizer, check_weights
 
 LOGGER = logging.getLogger("detectron2.convnext_backbones")  # below what Detectron2 sets up
+
+CLASSES = "classes"  # the entry of a checkpoint with the names of its classes
+
+
+class ClassNames:
+    """The names of a run's classes, which DetectionCheckpointer(.., classes=ClassNames(names)) saves
+    beside the weights, and by which another run keeps rows of the heads."""
+
+    def __init__(self, names: Sequence[str] = ()):
+        self.names = tuple(names)
+
+    def state_dict(self) -> dict:
+        return {"names": list(self.names)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """A run that goes on keeps the names that its data have."""
 
 
 def load_weights(
@@ -34,34 +54,82 @@ def load_weights(
     `plain` is Detectron2's own load, for models without a ConvNeXt.
 
     Raises:
-        CheckpointError: unreadable, another network, or a parameter that would stay random.
+        CheckpointError: unreadable, another network, or a parameter that would stay random; on resuming,
+            something that the run needs is missing or another.
     """
-    backbones = {n: m for n, m in self.model.named_modules() if isinstance(m, Trunk)}
+    model = self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
+    backbones = {n: m for n, m in model.named_modules() if isinstance(m, Trunk)}
     if not path or not backbones:
         return plain(self, path, checkpointables)
-    path, options = _split_options(str(path))
-    if not path.startswith(("http://", "https://")):
-        path = PathManager.get_local_path(path)
-    prefixes = tuple(f"{name}." if name else "" for name in backbones)
-    content = {} if options else read_checkpoint(path)
-    state, wanted = _state_of(content), self.model.state_dict()
-    if not any(name in wanted and not name.startswith(prefixes) for name in state):
-        for backbone in backbones.values():
-            LOGGER.info(str(load_pretrained(backbone, path, **options)))
-        _warn_of_other_pixels(self.model)
-        return {}
-
-    new = _load_whole(self.model, state, path, prefixes)
-    LOGGER.info(
-        f"weights: {path} is a checkpoint of this whole model\n"
-        f"  loaded: {len(state) - len(new)} of {len(state)} parameters and buffers\n"
-        f"  new, as the sizes differ: {', '.join(new) or 'nothing'}"
-    )
+    file, options = split_options(str(path))
+    if not file.startswith(("http://", "https://")):
+        file = PathManager.get_local_path(file)
+    if "prefix" in options:
+        return _load_backbones(model, backbones, file, options)
+    content = read_checkpoint(file)
+    if checkpointables is None and "trainer" in self.checkpointables:
+        _check_resumed(model, content, self.checkpointables["trainer"], file)
+    fitted = fit_whole(
+        model, content, file,
+        f"For its ConvNeXt alone write {file}?prefix={_prefix_in(content, next(iter(backbones)))}",
+        section=options.get("section"),
+        keep_classes="keep_classes" in options,
+        names=getattr(self.checkpointables.get(CLASSES), "names", ()),
+        names_in_file=_names_of(content),
+    )  # fmt: skip
+    if fitted is None:
+        if "keep_classes" in options:
+            raise CheckpointError(
+                f"{file}: holds a ConvNeXt alone, without heads whose rows could be kept; leave out "
+                "--keep-classes (keep_classes=true)"
+            )
+        return _load_backbones(model, backbones, file, options)
+    model.load_state_dict(fitted.state)
+    LOGGER.info(str(fitted))
     for key in self.checkpointables if checkpointables is None else checkpointables:
         if key in content:
             self.checkpointables[key].load_state_dict(content.pop(key))
     content.pop("model", None)
     return content
+
+
+def _load_backbones(
+    model: nn.Module, backbones: Mapping[str, Trunk], file: str, options: Mapping[str, str]
+) -> dict:
+    chosen = {key: value for key, value in options.items() if key in ("prefix", "section")}
+    for backbone in backbones.values():
+        LOGGER.info(str(load_pretrained(backbone, file, **chosen)))
+    _warn_of_other_pixels(model)
+    return {}
+
+
+def _check_resumed(model: nn.Module, content: dict, trainer, file: str) -> None:
+    """CheckpointError where a run cannot go on from what was read."""
+    check_complete(content, {"model": "the weights", "trainer": "the optimizer's state"}, file)
+    state = {unwrapped(n): v for n, v in content["model"].items() if isinstance(v, Tensor)}
+    check_weights(model, state, file)
+    saved, optimizer = content["trainer"], getattr(trainer, "optimizer", None)
+    if optimizer is None and hasattr(trainer, "_trainer"):  # DefaultTrainer's
+        saved, optimizer = saved.get("_trainer", {}), trainer._trainer.optimizer
+    if optimizer is not None:
+        check_complete(saved, {"optimizer": "the optimizer's state"}, f"{file}, trainer")
+        check_optimizer(saved["optimizer"], optimizer, file)
+
+
+def _names_of(content: Mapping) -> tuple[str, ...]:
+    """The names of the classes in a checkpoint: as ClassNames saves them."""
+    entry = content.get(CLASSES)
+    names = entry.get("names") if isinstance(entry, Mapping) else None
+    return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+
+
+def _prefix_in(content: Mapping, own: str) -> str:
+    """What a ConvNeXt's names start with in a file, without the dot; `own` where that cannot be told."""
+    try:
+        networks = whole_model(content).networks
+    except CheckpointError:
+        networks = []
+    return networks[0].prefix.rstrip(".") if len(networks) == 1 and networks[0].prefix else own
 
 
 def _warn_of_other_pixels(model: nn.Module) -> None:
@@ -79,43 +147,3 @@ def _warn_of_other_pixels(model: nn.Module) -> None:
 
 def _times_255(values: tuple[float, ...]) -> list[float]:
     return [round(255 * value, 3) for value in values]
-
-
-def _split_options(path: str) -> tuple[str, dict[str, str]]:
-    """`file.pth?prefix=backbone` to "file.pth" and load_pretrained's options; URLs keep their own."""
-    file, _, query = path.rpartition("?")
-    options = dict(parse_qsl(query))
-    if file and options and options.keys() <= {"prefix", "section"}:
-        return file, options
-    return path, {}
-
-
-def _state_of(content: dict) -> dict[str, Tensor]:
-    state = content.get("model", content)
-    return {
-        str(name).removeprefix("module."): value
-        for name, value in state.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def _load_whole(model: nn.Module, state: dict, path: str, prefixes: tuple[str, ...]) -> list[str]:
-    """Load it all or nothing; the names that stay new because a head has another size."""
-    wanted = model.state_dict()
-    differ = [n for n in wanted if n in state and state[n].shape != wanted[n].shape]
-    problems = [f"{n} is missing in the file" for n in wanted if n not in state]
-    problems += [f"{n} has no place in the model" for n in state if n not in wanted]
-    problems += [
-        f"{n} is {tuple(state[n].shape)}, not {tuple(wanted[n].shape)}"
-        for n in differ
-        if n.startswith(prefixes)
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(
-            f"{path}: this is a checkpoint of another model. Nothing was loaded: "
-            f"{'; '.join(problems[:3])}{more}. For its ConvNeXt alone write "
-            f"{path}?prefix={prefixes[0].rstrip('.')}"
-        )
-    model.load_state_dict({n: v for n, v in state.items() if n not in differ}, strict=False)
-    return differ

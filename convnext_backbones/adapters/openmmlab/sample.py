@@ -125,9 +125,9 @@ def shrink_detection(cfg, root: Path) -> list[str]:
     cfg.default_hooks.checkpoint.update(interval=interval, by_epoch=True)
     cfg.log_processor.by_epoch = True
     dropped = ("EMAHook", "PipelineSwitchHook")
-    hooks = [hook for hook in cfg.custom_hooks if hook.type not in dropped]
-    averaged = len(hooks) < len(cfg.custom_hooks)
-    cfg.custom_hooks = hooks
+    before = cfg.get("custom_hooks") or []
+    cfg.custom_hooks = [hook for hook in before if hook.type not in dropped]
+    averaged = len(cfg.custom_hooks) < len(before)
     return [
         f"data: {sample.TRAIN} + {sample.VAL} generated pictures in {root}, {len(SHAPES)} classes",
         f"size: long side {size[0]} * (0.75 to 1.2)",
