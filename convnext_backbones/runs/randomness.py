@@ -76,6 +76,9 @@ class Draws:
     def __len__(self) -> int:
         return len(self.inner)
 
+    def __bool__(self) -> bool:
+        return True  # also over a sampler that has no length
+
     def __iter__(self) -> Iterator[list[Draw]]:
         (seed, process), step, skip = self.key(), self.step(), self.skip
         self.skip = 0

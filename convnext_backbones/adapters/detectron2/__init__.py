@@ -38,7 +38,7 @@ from .backbone import (
 from .data import SemSegMapper, load_label_map, register_data_sets
 from .optimizer import layer_decay_groups
 from .own_data import register_coco, register_label_maps
-from .patches import PICTURES, READING, SAFE_READING, SAVING, STOCK_TRAINER
+from .patches import EXACT_RESUME, PICTURES, READING, SAFE_READING, SAVING, STOCK_TRAINER
 from .trainer import RecipeTrainer
 from .yaml_keys import add_convnext_config, add_training_config
 
@@ -62,5 +62,6 @@ __all__ = [
 READING.apply()
 SAFE_READING.apply()
 SAVING.apply()
+EXACT_RESUME.apply()
 STOCK_TRAINER.apply()
 PICTURES.apply()

@@ -3,6 +3,7 @@
     READING.apply()         applied when the adapter is imported
     SAFE_READING.apply()    applied when the adapter is imported
     SAVING.apply()          applied when the adapter is imported
+    EXACT_RESUME.apply()    applied when the adapter is imported
     STOCK_TRAINER.apply()   applied when the adapter is imported
     PICTURES.apply()        applied when the adapter is imported
     SIZE_NOTES.apply()      applied when a backbone is built with ignore_padding=True
@@ -16,6 +17,9 @@ DefaultPredictor make their checkpointers themselves, so that a class of ours wo
 may call any function (safe_reading.py).
 
 **SAVING**: a kill or a full disk during a save leaves a cut file, which last_checkpoint names (saving.py).
+
+**EXACT_RESUME**: a run that goes on draws other random numbers and reads its data from the first picture
+again (exact_resume.py). Every user's trainer and config system builds its loader by one function.
 
 **STOCK_TRAINER**: DefaultTrainer passes over a recipe's optimizer, schedule and pictures in silence
 (trainer.py). It now refuses; one that overrides what the recipe needs is left alone.
@@ -35,6 +39,7 @@ from detectron2.structures import ImageList
 
 from ...runs.patching import Patches, patched_attribute
 from .checkpoints import load_weights
+from .exact_resume import EXACT_RESUME as EXACT_RESUME
 from .padding import noting_sizes
 from .pictures import PICTURES as PICTURES
 from .safe_reading import SAFE_CONFIGS, SAFE_FILES
