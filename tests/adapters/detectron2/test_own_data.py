@@ -217,7 +217,7 @@ def test_the_command_line_registers(name, boxes, base, key, names):
     [saved] = config.registered
     assert saved["classes"] == list(folders.CLASSES)
     with pytest.raises(UserError, match="TRAIN names no data set"):
-        run.check_data(run.load_config(f"{BOXES}.yaml", options=["DATASETS.TRAIN=()"]))
+        run.check_data(run.load_config(f"{BOXES}.yaml", options=["DATASETS.TRAIN=()"]), ["train"])
     for wrong, words in (
         ("[3]", "3 registers no data set"),
         ("[{name: x, annotation: y, images: z}]", "did you mean 'annotations'"),
