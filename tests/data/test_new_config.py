@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from data import folders
 
 from convnext_backbones import cli
 from convnext_backbones.cli import new_config as command
@@ -16,7 +17,6 @@ from convnext_backbones.data.new_config import FRAMEWORKS, MODELS, Wishes, plann
 from convnext_backbones.errors import UserError
 from convnext_backbones.network.variants import VARIANTS
 from convnext_backbones.recipes import METHODS
-from data import folders
 
 CLASSES = len(folders.CLASSES)
 CASES = [
