@@ -3,6 +3,7 @@
 convnext-backbones train configs/ade20k_upernet_convnext_t.py
 convnext-backbones train configs/ade20k_upernet_convnext_t.py --sample      # generated data, minutes
 convnext-backbones train configs/detectron2/coco_mask_rcnn_convnext_t.yaml --num-gpus 8 SOLVER.BASE_LR=5e-5
+convnext-backbones train mine.py --weights work_dirs/coco/best.pth --keep-classes --freeze 1 --lr-factor 0.1
 torchrun --nproc-per-node 8 tools/train.py configs/coco_mask_rcnn_convnext_t.py --launcher pytorch
 """
 
@@ -26,6 +27,26 @@ def parser():
     parser.add_argument(
         "--shrink", action="store_true",
         help="a backbone of four blocks: with --sample, whether a config of any size runs, in seconds",
+    )  # fmt: skip
+    tuning = parser.add_argument_group("fine-tuning")
+    tuning.add_argument(
+        "--weights", metavar="FILE",
+        help="start from another run's weights: what counts its classes starts new, and is named",
+    )  # fmt: skip
+    tuning.add_argument(
+        "--keep-classes", action="store_true",
+        help="with --weights: classes that both have by name keep their rows of the heads",
+    )  # fmt: skip
+    tuning.add_argument(
+        "--freeze", type=int, metavar="N",
+        help="keep the stem and the first N stages as they are (frozen_stages); 0 trains all",
+    )  # fmt: skip
+    tuning.add_argument(
+        "--lr-factor", type=float, metavar="F", help="multiply all learning rates, e.g. by 0.1"
+    )
+    tuning.add_argument(
+        "--early-stop", type=int, metavar="N",
+        help="end after N validations without a better metric",
     )  # fmt: skip
     return parser
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..errors import OptionError, UserError
+from .fine_tuning import refuse_not_finite
 
 # What a config that is wrong raises in the callables that it names.
 CONFIG_ERRORS = (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError)
@@ -162,7 +163,7 @@ def load_whole(
 
     Raises:
         UserError: a parameter is missing, left over or of another shape; it names the run's own
-            config, where there is one.
+            config, where there is one. Or weights are not finite.
     """
     wanted = model.state_dict()
     missing = [name for name in wanted if name not in state]
@@ -181,4 +182,5 @@ def load_whole(
             f"{checkpoint} does not fit this config: {len(missing)} parameters missing, {len(left)} "
             f"left over, {len(shapes)} of another shape ({example}){advice}"
         )
+    refuse_not_finite(state, checkpoint)
     model.load_state_dict(state)

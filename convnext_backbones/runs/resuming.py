@@ -1,6 +1,7 @@
 """A run that goes on from a checkpoint of its own: all of it is there and fits, or a sentence says what does
 not, and what else can be done."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -49,9 +50,13 @@ def check_complete(content: Mapping, needed: Mapping[str, str], source: str) -> 
         )
 
 
-def check_optimizer(saved: Mapping, optimizer: torch.optim.Optimizer, source: str) -> None:
-    """CheckpointError where an optimizer's state is one of another kind, or of other parameter groups,
-    which torch would load by position."""
+def check_optimizer(saved: Mapping, optimizer: torch.optim.Optimizer, source: str) -> str | None:
+    """A line where the saved learning rates, with which the run goes on, are not the config's.
+
+    Raises:
+        CheckpointError: an optimizer's state is one of another kind, or of other parameter groups, which
+            torch would load by position.
+    """
     why = _why_not(saved, optimizer)
     if why:
         raise CheckpointError(
@@ -59,6 +64,19 @@ def check_optimizer(saved: Mapping, optimizer: torch.optim.Optimizer, source: st
             "and frozen stages that it was trained with, or start a new run from its weights with --weights "
             "(load_from, MODEL.WEIGHTS, train.init_checkpoint)"
         )
+    theirs, ours = _highest_rate(saved["param_groups"]), _highest_rate(optimizer.param_groups)
+    if theirs and ours and not math.isclose(theirs, ours, rel_tol=1e-3):
+        return (
+            f"{source}: the run goes on with the learning rates that it began with, up to {theirs:g}; those "
+            f"of the config, up to {ours:g}, count in a new run (--weights)"
+        )
+    return None
+
+
+def _highest_rate(groups: Sequence[Mapping]) -> float:
+    """Of the rates that a schedule multiplies; 0 where none has noted them."""
+    rates = [group.get("initial_lr") for group in groups]
+    return max((float(rate) for rate in rates if rate is not None), default=0.0)
 
 
 def _why_not(saved: Mapping, optimizer: torch.optim.Optimizer) -> str | None:

@@ -113,7 +113,8 @@ def _check_resumed(model: nn.Module, content: dict, trainer, file: str) -> None:
         saved, optimizer = saved.get("_trainer", {}), trainer._trainer.optimizer
     if optimizer is not None:
         check_complete(saved, {"optimizer": "the optimizer's state"}, f"{file}, trainer")
-        check_optimizer(saved["optimizer"], optimizer, file)
+        if line := check_optimizer(saved["optimizer"], optimizer, file):
+            LOGGER.warning(line)
 
 
 def _names_of(content: Mapping) -> tuple[str, ...]:

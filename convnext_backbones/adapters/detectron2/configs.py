@@ -46,6 +46,7 @@ class YamlRun:
     """A YAML config (CfgNode) and what a run of it consists of, over `processes` on all machines."""
 
     processes = 1
+    early_stop: int | None = None  # validations without a better metric
     LEARNING_RATE, WARM_UP = "SOLVER.BASE_LR", "SOLVER.WARMUP_ITERS"
     KEYS: ClassVar = dict(
         max_iter="SOLVER.MAX_ITER", batch="SOLVER.IMS_PER_BATCH", eval_period="TEST.EVAL_PERIOD",
@@ -151,6 +152,7 @@ class LazyRun:
     """A LazyConfig and what a run of it consists of, over `processes` on all machines."""
 
     processes = 1
+    early_stop: int | None = None  # validations without a better metric
     LEARNING_RATE, WARM_UP = "optimizer.lr", "lr_multiplier.warmup_length"
     KEYS: ClassVar = dict(
         max_iter="train.max_iter", batch="dataloader.train.total_batch_size",

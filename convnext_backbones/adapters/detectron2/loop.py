@@ -12,6 +12,7 @@ from detectron2.utils import comm
 
 from ...runs.interruption import Interruption
 from ...runs.whole_files import write_whole, written_whole
+from .checkpoints import CLASSES
 
 BEST = "model_best.pth"
 EVALUATED = (
@@ -88,8 +89,10 @@ class Evaluation(hooks.EvalHook):
         main = main_metric(metrics)
         if main and (best is None or best["metric"] != main or metrics[main] > best["value"]):
             best = dict(metric=main, value=metrics[main], iteration=self.trainer.iter)
+            classes = self._stopping.checkpointer.checkpointables.get(CLASSES)
+            named = {CLASSES: classes.state_dict()} if classes else {}
             with written_whole(self._folder / BEST) as file:
-                torch.save({"model": self._model.state_dict(), **best}, file)
+                torch.save({"model": self._model.state_dict(), **named, **best}, file)
         write_whole(self._folder / EVALUATED, json.dumps(dict(metrics=names, best=best)))
 
 

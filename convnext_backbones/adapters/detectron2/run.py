@@ -42,10 +42,11 @@ from ...runs import preparation
 from ...runs.host import Entry, Example
 from ...runs.interruption import SIGNALS, Interruption
 from ...runs.visualize import spread
-from . import data, own_data
+from . import data, fine_tuning, own_data
 from .agreement import check, check_registered
 from .configs import Run, YamlRun
 from .configs import load_config as load_config  # part of the contract
+from .fine_tuning import EarlyStopping, StoppedEarly
 from .loop import EVALUATED, Evaluation, Stopping, best_of, evaluated
 from .prediction import holds_objects, metadata_of, output_of
 from .prediction import infer as infer
@@ -109,6 +110,8 @@ def take_options(run: Run, args: Namespace) -> None:
     if args.num_machines > 1 and args.dist_url == "auto":
         raise UserError("--num-machines needs --dist-url tcp://HOST:PORT, the same on all machines")
     run.processes = args.num_gpus * args.num_machines
+    if hasattr(args, "weights"):  # of train
+        fine_tuning.take_options(run, args)
     if getattr(args, "eval_only", False) and not args.resume and not run.settings.weights:
         raise UserError(
             "nothing to evaluate: give train.init_checkpoint=FILE, in YAML MODEL.WEIGHTS=FILE, or "
@@ -236,7 +239,9 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
     wrapped = create_ddp_model(model, **ddp)
     trainer_class = AMPTrainer if settings.amp else SimpleTrainer
     trainer = trainer_class(wrapped, loader, optimizer)
-    checkpointer = DetectionCheckpointer(wrapped, settings.output_dir, trainer=trainer)
+    checkpointer = DetectionCheckpointer(
+        wrapped, settings.output_dir, trainer=trainer, classes=fine_tuning.class_names(run)
+    )
     main = comm.is_main_process()
     folder = Path(settings.output_dir)
     if main and not resume:
@@ -249,7 +254,12 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
         evaluation = Evaluation(
             settings.eval_period, lambda: results_of(run, wrapped), model, folder, stopping
         )
-        trainer.register_hooks([*every, *saving, evaluation, stopping])
+        ending = [stopping]
+        if run.early_stop:
+            ending.append(
+                EarlyStopping(run.early_stop, settings.eval_period, folder, checkpointer)
+            )
+        trainer.register_hooks([*every, *saving, evaluation, *ending])
         checkpointer.resume_or_load(settings.weights, resume=resume)
         if main:
             writers = default_writers(settings.output_dir, settings.max_iter)
@@ -259,6 +269,8 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
             )
         try:
             trainer.train(trainer.iter + 1 if resume else 0, settings.max_iter)
+        except StoppedEarly:
+            pass
         except FloatingPointError as error:
             raise _diverged(run, trainer.iter, error) from error
         except IndexError as error:  # of the loss of segmentation

@@ -123,7 +123,8 @@ def check_resumed(runner: Runner, model: torch.nn.Module, content: Mapping, file
         check_weights(model, _unwrapped(averaged), file, averages=True)
     if optimizer:
         wrapper = runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-        _check_optimizers(content["optimizer"], wrapper, file)
+        for line in _check_optimizers(content["optimizer"], wrapper, file):
+            runner.logger.warning(line)
     if schedulers and runner.param_schedulers:
         built = runner.build_param_scheduler(runner.param_schedulers)
         runner.param_schedulers = built
@@ -134,14 +135,16 @@ def _unwrapped(state: Mapping) -> dict:
     return {unwrapped(name): v for name, v in state.items() if isinstance(v, torch.Tensor)}
 
 
-def _check_optimizers(saved: Mapping, wrapper, file: str) -> None:
+def _check_optimizers(saved: Mapping, wrapper, file: str) -> list[str]:
     if not hasattr(wrapper, "optim_wrappers"):
-        check_optimizer(saved, wrapper.optimizer, file)
-        return
+        return list(filter(None, [check_optimizer(saved, wrapper.optimizer, file)]))
     needed = {name: "an optimizer of the config's" for name in wrapper.optim_wrappers}
     check_complete(saved, needed, f"{file}, optimizer")
-    for name, part in wrapper.optim_wrappers.items():
+    lines = [
         check_optimizer(saved[name], part.optimizer, file)
+        for name, part in wrapper.optim_wrappers.items()
+    ]
+    return list(filter(None, lines))
 
 
 def _check_schedulers(saved, built, file: str) -> None:

@@ -30,7 +30,7 @@ from ...runs.interruption import Interruption
 from ...runs.report import is_of_class, metrics_of
 from ...runs.sample import ensure_sample_data
 from ...runs.visualize import spread
-from . import config_files, config_mistakes, data_places
+from . import config_files, config_mistakes, data_places, fine_tuning
 from .by_class import ClassesHook, keep_classes, scores_of
 from .checkpoints import read_training_checkpoint
 from .data_places import check_masks
@@ -190,6 +190,8 @@ def take_options(cfg: Config, args: Namespace) -> None:
     """--launcher, --local-rank, --auto-scale-lr of train and --tta of test, into the config."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg.launcher = args.launcher
+    if hasattr(args, "weights"):  # of train
+        fine_tuning.take_options(cfg, args)
     if getattr(args, "auto_scale_lr", False):
         if not cfg.get("auto_scale_lr", {}).get("base_batch_size"):
             raise UserError(
