@@ -82,8 +82,12 @@ def predict(host: Host, args: Namespace) -> None:
     if unreadable:
         more = f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
         raise UserError(
-            f"{len(unreadable)} files cannot be read and were skipped: {'; '.join(unreadable[:5])}{more}"
+            f"{_counted(len(unreadable), 'file')} skipped: {'; '.join(unreadable[:5])}{more}"
         )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 class VideoError(UserError):
@@ -329,8 +333,8 @@ class Output:
         if self.coco is not None:
             content = {"info": {MARK: self.all}, **self.coco.content()}
             (self.folder / JSON).write_text(json.dumps(content))
-        counts = [f"{self.pictures} pictures"] if self.pictures or not self.videos else []
-        counts += [f"{self.videos} video{'s' * (self.videos > 1)}"] if self.videos else []
+        counts = [_counted(self.pictures, "picture")] if self.pictures or not self.videos else []
+        counts += [_counted(self.videos, "video")] if self.videos else []
         kinds = "" if self.kinds == ("overlays",) else f" ({', '.join(self.kinds)})"
         done = "drawn" if "overlays" in self.kinds else "predicted"
         return f"{' and '.join(counts)} {done} in {self.folder}{kinds}"

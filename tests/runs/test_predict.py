@@ -120,7 +120,7 @@ def test_results_below_the_source_are_not_taken_for_pictures(tiny, capsys):
     picture(tiny / "in/a.png")
     for _ in range(2):
         predicted("in", out="in/out")
-        assert "1 pictures drawn" in capsys.readouterr().out
+        assert "1 picture drawn" in capsys.readouterr().out
     assert files(tiny / "in") == ["a.png", "out/a.png"]
 
 
@@ -160,8 +160,8 @@ def test_unreadable_files_are_skipped_counted_and_named(tiny, capsys):
         run("predict", arguments)
     printed = capsys.readouterr()
     assert caught.value.code == 2
-    assert "1 pictures drawn in out" in printed.out
-    for words in ("3 files cannot be read and were skipped", "in/empty.jpg is empty",
+    assert "1 picture drawn in out" in printed.out
+    for words in ("3 files skipped: ", "in/empty.jpg is empty",
                   "in/cut.jpg is damaged", "bad.mp4 cannot be read"):  # fmt: skip
         assert words in printed.err
     assert "Traceback" not in printed.err
