@@ -21,18 +21,25 @@ def why_not(block: nn.Module, x: Tensor) -> str | None:
     someone looked into or changed it, where the model is compiled, exported, traced or counted, and
     in float16, whose range is too small for weights times an initial layer scale of 1e-6.
     """
-    return _weights_or_reason(block, x)[1]
+    return weights_or_reason(block, x)[1]
 
 
 def run(block: nn.Module, x: Tensor, inside: Tensor | None) -> Tensor | None:
     """What block(x, inside) gives, (N, C, H, W) channels-last to the same; None: by the plain steps."""
-    weights, reason = _weights_or_reason(block, x)
+    weights, reason = weights_or_reason(block, x)
     if reason is not None:
         return None
-    dtype = arithmetic(x)
-    kernels = _triton_kernels(block, x) if inside is None else None
-    if dtype == torch.float16 and not kernels:
+    kernels = _triton_kernels(block, x) if x.is_cuda and inside is None else None
+    if x.is_cuda and not kernels:
         return None
+    return compute(block, x, inside, weights, kernels)
+
+
+def compute(
+    block: nn.Module, x: Tensor, inside: Tensor | None, weights: Weights, kernels: dict | None
+) -> Tensor:
+    """As run, once that is settled: by these GPU kernels, or without any."""
+    dtype = arithmetic(x)
     branch = dtype if weights.gamma is None else torch.promote_types(dtype, weights.gamma.dtype)
     keep = block.drop_path.factor(x.new_empty(len(x), 0, dtype=branch))
     settings = Settings(
@@ -52,7 +59,7 @@ def arithmetic(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _weights_or_reason(block: nn.Module, x: Tensor) -> tuple[Weights | None, str | None]:
+def weights_or_reason(block: nn.Module, x: Tensor) -> tuple[Weights | None, str | None]:
     """The block's weights, or why the fast paths stand aside. Runs at every call: cheapest first."""
     if not enabled:
         return None, "dispatch.enabled is False"
@@ -75,8 +82,8 @@ def _weights_or_reason(block: nn.Module, x: Tensor) -> tuple[Weights | None, str
             return None, f"{name} has {what}"
     weights = _weights(block)
     reason = _why_not_weights(block, weights, x)
-    if reason is None and arithmetic(x) == torch.float16 and not _triton_kernels(block, x):
-        reason = "float16 is too narrow for layer scale times a weight, and no GPU kernel is chosen"
+    if reason is None and x.is_cuda and not _triton_kernels(block, x):
+        reason = "on this GPU no table says that kernels make such a block faster; see tune-kernels"
     return weights, reason
 
 
@@ -87,6 +94,8 @@ def _why_not_map(x: Tensor) -> str | None:
     if kind == "cpu":
         if x.numel() * x.shape[1] < SMALLEST:
             return "the map is so small that the plain steps are faster"
+        if arithmetic(x) == torch.float16:
+            return "float16 is too narrow for layer scale times a weight"
     elif kind != "cuda":
         return "the device is neither a CPU nor a CUDA GPU"
     return None
@@ -148,12 +157,12 @@ def _standard_shapes(c: int, scaled: bool, grn: bool) -> Weights:
 
 
 def _triton_kernels(block: nn.Module, x: Tensor) -> dict[str, dict]:
-    """The kernels measured to be faster on this device, at this shape; see triton/choice.py."""
-    if not x.is_cuda or block.dwconv.dilation[0] != 1:
+    """The kernels with which the block was measured to be faster on this device; see triton/choice.py."""
+    if block.dwconv.dilation[0] != 1:
         return {}
     n, c, height, width = x.shape
-    version = 1 if block.grn is None else 2
-    return triton_choice.tuned(x.device, arithmetic(x), n, height, width, c, version)
+    shape = (n, height, width, c, 1 if block.grn is None else 2)
+    return triton_choice.tuned(x.device, arithmetic(x), *shape, training=torch.is_grad_enabled())
 
 
 def _weights(block: nn.Module) -> Weights:

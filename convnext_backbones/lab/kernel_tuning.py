@@ -20,11 +20,14 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..kernels import dispatch
 from ..kernels.block import fast_block, plain_block
 from ..kernels.steps import Settings, Weights
 from ..kernels.triton import choice as triton_choice
+from ..network.convnext import Block
 from ..network.variants import VARIANTS
 from .benchmark.measuring import interleaved, seconds
+from .random_weights import fill_randomly
 
 DTYPES = ("float32", "float16", "bfloat16")
 IMAGES = ((64, 224, 224), (2, 512, 512), (2, 800, 1344))
@@ -37,7 +40,7 @@ SMALL = {
     "layer_norm": {"values": 128, "num_warps": 1, "spread": 4},
     "linear": {"positions": 16, "outputs": 32, "inputs": 16, "num_warps": 1, "num_stages": 1},
     "elementwise": {"positions": 8, "channels": 32, "num_warps": 1, "spread": 8},
-    "grn": {"num_warps": 1},
+    "small": {"num_warps": 1},
 }  # for tiny maps in the interpreter
 KIND = {
     "depthwise_norm": "depthwise",
@@ -48,8 +51,9 @@ KIND = {
     "linear_scale_residual": "linear",
     "gelu_backward": "elementwise",
     "scale_gradient": "elementwise",
-    "grn_scale": "grn",
-    "grn_scale_backward": "grn",
+    "grn_scale": "small",
+    "grn_scale_backward": "small",
+    "second_gradients": "small",
 }  # kernel -> which configurations it has
 OF_BOTH_VERSIONS = tuple(name for name in KIND if "depthwise" in name or "norm" in name)
 OF_V2 = ("scale_gradient", "grn_scale", "grn_scale_backward")
@@ -88,6 +92,8 @@ def inputs(n: int, h: int, w: int, c: int, dtype: torch.dtype, device: str) -> d
     t["h"] = torch.nn.functional.gelu(t["z"])
     t["scale"] = torch.randn(n, 4 * c, device=device) * 0.2 + 1
     t["of_energy"] = torch.randn(n, 4 * c, device=device) * 0.1
+    t["of_pwconv2"] = normal(c, 4 * c)
+    t["of_pwconv2_bias"] = torch.randn(c, device=device)
     t["energy"] = t["h"].float().square().sum((1, 2))
     t["norm_of_h"] = t["energy"].sqrt()
     t["keep"] = torch.tensor([0.0, 1.25], device=device).repeat(n)[:n]
@@ -109,10 +115,13 @@ def arguments(kernel: str, t: dict[str, Tensor], version: int) -> tuple[list, di
         "scale_gradient": "of_h z",
         "grn_scale": "energy grn_gamma",
         "grn_scale_backward": "of_energy norm_of_h grn_gamma",
+        "second_gradients": "of_pwconv2 of_pwconv2_bias pwconv2 pwconv2_bias",
     }[kernel]
     given, options = [t[name] for name in names.split()], {}
     if kernel in ("depthwise_norm", "layer_norm_backward", "grn_scale", "grn_scale_backward"):
         given.append(1e-6)
+    if kernel == "second_gradients":
+        given += [t["gamma"], None] if version == 1 else [None, t["grn_beta"]]
     if kernel == "depthwise_norm":
         options = {"dtype": t["y"].dtype}
     elif kernel == "linear_gelu":
@@ -133,8 +142,8 @@ def checked_shapes(sizes: list[str], quick: bool) -> list[tuple[int, int, int, i
 
 def configurations(kernel: str, dtype: torch.dtype, interpret: bool) -> list[dict]:
     from ..kernels.triton import depthwise as triton_depthwise
-    from ..kernels.triton import grn as triton_grn
     from ..kernels.triton import linear as triton_linear
+    from ..kernels.triton import small as triton_small
 
     kind = KIND[kernel]
     if interpret:
@@ -148,7 +157,7 @@ def configurations(kernel: str, dtype: torch.dtype, interpret: bool) -> list[dic
             "weight_gradient": triton_depthwise.WEIGHT_GRADIENT_CONFIGS,
             "layer_norm": triton_depthwise.LAYER_NORM_CONFIGS,
             "elementwise": triton_linear.ELEMENTWISE_CONFIGS,
-            "grn": triton_grn.GRN_CONFIGS,
+            "small": triton_small.SMALL_CONFIGS,
         }[kind]
     if kernel == "depthwise_norm":
         return [{**config, "fused": fused} for config in found for fused in (True, False)]
@@ -283,9 +292,7 @@ def _compare(where: str, found, usual, reference, dtype: torch.dtype, interpret:
 
 
 def tune(sizes: list[str], dtypes: list[str], output: Path | None, quick: bool) -> None:
-    """Time every kernel for every shape, and write the table after each."""
-    from ..kernels.triton.passes import KERNELS
-
+    """Time every kernel for every shape, then blocks with the faster ones; write the table after each."""
     slug = triton_choice.device_slug("cuda")
     path = output or triton_choice.cache_file(slug)
     rows = {}
@@ -298,15 +305,68 @@ def tune(sizes: list[str], dtypes: list[str], output: Path | None, quick: bool) 
     )
     for dtype in (getattr(torch, name) for name in dtypes):
         for shape in timed_shapes(sizes, quick):
-            t = inputs(*shape, dtype, "cuda")
-            for name, (kernel, plain) in KERNELS.items():
-                for version in _versions(name):
-                    row = _measured(name, kernel, plain, t, version, dtype, shape, rounds)
-                    for stands_for in (1, 2) if name in OF_BOTH_VERSIONS else (version,):
-                        kept = row | {"version": stands_for}
-                        rows[_key(kept)] = kept
-            del t
+            measured = _measured_kernels(inputs(*shape, dtype, "cuda"), dtype, shape, rounds)
+            for version in (1, 2):
+                of_version = {row["kernel"]: row for row in measured if row["version"] == version}
+                kernels = triton_choice.kernels_of(of_version)
+                measured += _measured_blocks(kernels, version, dtype, shape, rounds)
+            rows |= {_key(row): row for row in measured}
             _write(path, rows)
+
+
+def _measured_kernels(t: dict[str, Tensor], dtype: torch.dtype, shape, rounds: int) -> list[dict]:
+    from ..kernels.triton.passes import KERNELS
+
+    rows = []
+    for name, (kernel, plain) in KERNELS.items():
+        for version in _versions(name):
+            row = _measured(name, kernel, plain, t, version, dtype, shape, rounds)
+            stands_for = (1, 2) if name in OF_BOTH_VERSIONS else (version,)
+            rows += [row | {"version": other} for other in stands_for]
+    return rows
+
+
+def _measured_blocks(
+    kernels: dict, version: int, dtype: torch.dtype, shape, rounds: int
+) -> list[dict]:
+    """A block of a network with these kernels, over one of plain steps: a training step, and inference.
+
+    Its weights are float32, and autocast chooses the data type, as in training; in inference they are of
+    the data type themselves.
+    """
+    n, h, w, c = shape
+    block = fill_randomly(Block(c, version=version)).cuda()
+    x = torch.randn(n, c, h, w, device="cuda").contiguous(memory_format=torch.channels_last)
+    gradient = torch.randn_like(x)
+    rows = []
+    for name in (triton_choice.TRAINING, triton_choice.INFERENCE):
+        training = name == triton_choice.TRAINING
+        if not training:
+            block, x = block.to(dtype), x.detach().to(dtype)
+        x.requires_grad_(training)
+
+        def step(kernels, block=block, x=x, training=training):
+            with torch.autocast("cuda", dtype, enabled=training and dtype != torch.float32):
+                out = _by(kernels, block, x)
+            if training:
+                torch.autograd.grad(out, [x, *block.parameters()], gradient.to(out.dtype))
+
+        runs = [functools.partial(step, kernels), functools.partial(step, None)]
+        time, plain_time = milliseconds(runs, rounds, training) if kernels else (1.0, 1.0)
+        rows.append(_row(name, version, dtype, shape, {}, time, plain_time))
+    return rows
+
+
+def _by(kernels: dict | None, block: Block, x: Tensor) -> Tensor:
+    """The block's result by these kernels, asked for as in dispatch.run; None: by the plain steps."""
+    if kernels is not None:
+        weights, _ = dispatch.weights_or_reason(block, x)
+        return dispatch.compute(block, x, None, weights, kernels)
+    enabled, dispatch.enabled = dispatch.enabled, False
+    try:
+        return block(x)
+    finally:
+        dispatch.enabled = enabled
 
 
 def timed_shapes(sizes: list[str], quick: bool) -> list[tuple[int, int, int, int]]:
@@ -333,6 +393,11 @@ def _measured(name, kernel, plain, t, version, dtype, shape, rounds) -> dict:
     runs = [functools.partial(kernel, *given, **options, config=config)]
     runs.append(functools.partial(plain, *given, **options))
     time, plain_time = milliseconds(runs, rounds)
+    return _row(name, version, dtype, shape, config, time, plain_time)
+
+
+def _row(name, version: int, dtype, shape, config: dict, time: float, plain_time: float) -> dict:
+    """A row of the table, printed."""
     n, h, w, c = shape
     kind = str(dtype).removeprefix("torch.")
     ratio = time / plain_time
@@ -349,9 +414,15 @@ def _measured(name, kernel, plain, t, version, dtype, shape, rounds) -> dict:
     }  # fmt: skip
 
 
-@torch.no_grad()
-def milliseconds(functions: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+def milliseconds(
+    functions: Sequence[Callable[[], object]], rounds: int, gradients: bool = False
+) -> list[float]:
     """Median milliseconds of each function: every round times each once, over about 2 ms of calls."""
+    with torch.set_grad_enabled(gradients):
+        return _milliseconds(functions, rounds)
+
+
+def _milliseconds(functions: Sequence[Callable[[], object]], rounds: int) -> list[float]:
     device = torch.device("cuda")
     runs = {}
     for k, function in enumerate(functions):

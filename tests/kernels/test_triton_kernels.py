@@ -23,6 +23,7 @@ KERNELS = {
     "depthwise_norm", "layer_norm_backward", "depthwise_input_gradient",
     "depthwise_weight_gradient", "linear_gelu", "gelu_backward", "linear_scale_residual",
     "scale_gradient", "grn_scale", "grn_scale_backward",
+    "second_gradients",
 }  # fmt: skip
 OF_V2 = {"scale_gradient", "grn_scale", "grn_scale_backward"}
 needs_triton = pytest.mark.skipif(
@@ -254,7 +255,7 @@ def test_every_kernel_compiles_for_a_gpu_that_is_not_there(capability, tmp_path)
             if not slow or {capability} == 90:
                 kernel(*given, **options, config=configurations[-1 if slow else 0])
         # One kernel makes both convolutions, and one sums over tiles.
-        assert len(memory) == (10 if {capability} == 90 else 9), memory
+        assert len(memory) == (11 if {capability} == 90 else 10), memory
         limit = 163 * 1024 if {capability} == 80 else 227 * 1024
         assert max(memory.values()) <= limit, memory
     """
@@ -304,7 +305,7 @@ def test_asking_for_the_choice_does_not_import_triton_and_says_no_on_a_cpu():
         choice = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(choice)
         assert not choice.available("cpu")
-        assert choice.tuned("cpu", torch.float32, 2, 56, 56, 96, 1) == {}
+        assert choice.tuned("cpu", torch.float32, 2, 56, 56, 96, 1, training=True) == {}
         assert "triton" not in sys.modules
     """
     in_interpreter(code, interpret=False)
@@ -335,7 +336,7 @@ def device(tmp_path, monkeypatch):
 
     def forget():
         triton_choice.read_table.cache_clear()
-        triton_choice._nearest_rows.cache_clear()
+        triton_choice._chosen.cache_clear()
 
     def write(*rows: dict, package: bool = False) -> None:
         path = tmp_path / "package" / "a-gpu.json" if package else tmp_path / "a-gpu.json"
@@ -347,8 +348,16 @@ def device(tmp_path, monkeypatch):
     forget()
 
 
-def choice(n: int, h: int, w: int, c: int, version: int = 1, dtype=torch.bfloat16) -> set:
-    return set(triton_choice.tuned("cuda", dtype, n, h, w, c, version))
+def choice(
+    n: int, h: int, w: int, c: int, version: int = 1, dtype=torch.bfloat16, training=True
+) -> set:
+    return set(triton_choice.tuned("cuda", dtype, n, h, w, c, version, training=training))
+
+
+def blocks(*shape: int, training: float = 0.5, inference: float = 0.5) -> list[dict]:
+    """The rows of whole blocks."""
+    ratios = {triton_choice.TRAINING: training, triton_choice.INFERENCE: inference}
+    return [row(name, ratio, *shape) for name, ratio in ratios.items()]
 
 
 def test_without_a_table_no_kernel_runs(device):
@@ -359,8 +368,10 @@ def test_a_kernel_runs_where_it_was_faster_and_only_there(device):
     device(
         row("linear_gelu", 0.5, 2, 128, 128, 96),
         row("depthwise_norm", 1.2, 2, 128, 128, 96),
+        *blocks(2, 128, 128, 96),
         row("linear_gelu", 0.99, 2, 16, 16, 768),
         row("depthwise_norm", 0.8, 2, 16, 16, 768),
+        *blocks(2, 16, 16, 768),
     )
     assert choice(2, 128, 128, 96) == {"linear_gelu"}
     assert choice(2, 16, 16, 768) == {"depthwise_norm"}
@@ -368,8 +379,20 @@ def test_a_kernel_runs_where_it_was_faster_and_only_there(device):
     assert choice(2, 128, 128, 96, dtype=torch.float16) == set()
 
 
+def test_kernels_run_only_where_a_whole_block_is_faster_with_them(device):
+    kernel = row("linear_gelu", 0.5, 2, 128, 128, 96)
+    device(kernel, *blocks(2, 128, 128, 96, training=1.1))
+    assert choice(2, 128, 128, 96) == set()
+    assert choice(2, 128, 128, 96, training=False) == {"linear_gelu"}
+    device(kernel)
+    assert choice(2, 128, 128, 96) == choice(2, 128, 128, 96, training=False) == set()
+
+
 def test_a_shape_stands_for_the_nearest_measured_one_and_not_for_a_far_one(device):
-    device(row("linear_gelu", 0.5, 2, 128, 128, 96), row("linear_gelu", 1.5, 2, 200, 336, 96))
+    device(
+        *(row("linear_gelu", 0.5, 2, 128, 128, 96), *blocks(2, 128, 128, 96)),
+        *(row("linear_gelu", 1.5, 2, 200, 336, 96), *blocks(2, 200, 336, 96)),
+    )
     assert choice(2, 120, 160, 96) == {"linear_gelu"}
     assert choice(2, 200, 304, 96) == set()
     assert choice(1, 32, 32, 96) == set()  # 32 times fewer positions
@@ -378,7 +401,8 @@ def test_a_shape_stands_for_the_nearest_measured_one_and_not_for_a_far_one(devic
 
 
 def test_the_users_table_goes_before_the_packages(device):
-    device(row("linear_gelu", 0.5, 2, 128, 128, 96), package=True)
+    kernel = row("linear_gelu", 0.5, 2, 128, 128, 96)
+    device(kernel, *blocks(2, 128, 128, 96), package=True)
     assert choice(2, 128, 128, 96) == {"linear_gelu"}
     device(row("linear_gelu", 1.5, 2, 128, 128, 96))
     assert choice(2, 128, 128, 96) == set()
@@ -395,7 +419,11 @@ def test_the_tool_measures_every_kernel_for_both_versions(tmp_path, monkeypatch)
     monkeypatch.setattr(kernel_tuning, "timed_shapes", lambda *_: [(2, 4, 4, 16)])
     monkeypatch.setattr(kernel_tuning, "fitting", lambda run: True)
     times = [1.0, 2.0]
-    monkeypatch.setattr(kernel_tuning, "milliseconds", lambda runs, n: times[: len(runs)])
+    monkeypatch.setattr(kernel_tuning, "milliseconds", lambda runs, *_: times[: len(runs)])
+    monkeypatch.setattr(kernel_tuning, "Block", lambda c, version: torch.nn.Identity())
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda module: module)
+    randn = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *size, **_: randn(*size))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "A GPU")
     monkeypatch.setattr(triton_choice, "device_slug", lambda device: "a-gpu")
     path = tmp_path / "folder" / "a-gpu.json"
@@ -404,7 +432,8 @@ def test_the_tool_measures_every_kernel_for_both_versions(tmp_path, monkeypatch)
     rows = json.loads(path.read_text())["measured"]
     found = {(r["kernel"], r["version"]): r["ratio"] for r in rows}
     assert len(found) == len(rows)
-    assert set(found) == {(k, v) for k in KERNELS for v in (1, 2)} - {(k, 1) for k in OF_V2}
+    whole = {triton_choice.TRAINING, triton_choice.INFERENCE}
+    assert set(found) == {(k, v) for k in KERNELS | whole for v in (1, 2)} - {(k, 1) for k in OF_V2}
     assert set(found.values()) == {0.5}
 
 
@@ -415,6 +444,7 @@ def test_the_choice_reads_what_the_tool_writes(device, tmp_path, monkeypatch):
     device()
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
     rows = [row("linear_gelu", 0.5, 2, 128, 128, 96), row("linear_gelu", 1.5, 2, 16, 16, 768)]
+    rows += blocks(2, 128, 128, 96)
     kernel_tuning._write(tmp_path / "a-gpu.json", {kernel_tuning._key(r): r for r in rows})
     assert json.loads((tmp_path / "a-gpu.json").read_text())["versions"]["torch"]
     assert triton_choice.read_table("a-gpu") == rows

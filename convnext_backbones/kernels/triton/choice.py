@@ -1,7 +1,8 @@
 """Which Triton kernels run: those that a measurement on this very device found faster.
 
 tools/tune_kernels.py writes the measurements: for each kernel, data type and shape, the fastest
-configuration and the times of kernel and plain operators. Without such a table no kernel runs.
+configuration and the times of kernel and plain operators; and for whole blocks the times with those
+kernels and by the plain steps, launches included. Without such a table no kernel runs.
 Nothing here imports Triton, so that asking costs nothing on a machine without it.
 """
 
@@ -18,6 +19,7 @@ import torch
 
 PACKAGED = Path(__file__).parent / "tuned"
 OLDEST_TRITON = (3, 4)  # tuples of tensors in kernels, triton.knobs
+TRAINING, INFERENCE = "block, training", "block, inference"  # rows of whole blocks
 GAIN = 0.97  # of the plain operators' time, at most: less is within a measurement's noise
 # How far a shape may be from a measured one, as a factor.
 POSITIONS, IMAGE, CHANNELS = 4.0, 4.0, 1.5
@@ -36,19 +38,27 @@ def available(device: torch.device | str) -> bool:
 
 
 def tuned(
-    device: torch.device | str, dtype: torch.dtype, n: int, h: int, w: int, c: int, version: int
+    device: torch.device | str,
+    dtype: torch.dtype,
+    n: int,
+    h: int,
+    w: int,
+    c: int,
+    version: int,
+    *,
+    training: bool,
 ) -> dict[str, dict]:
-    """Name to configuration of the kernels faster than what they replace, for blocks of (n, h, w, c) maps.
+    """Name to configuration of the kernels that make blocks of (n, h, w, c) maps faster.
 
-    A shape stands for the nearest measured one of the same data type and version: nearest in the
-    sum of the logarithms' differences of n * h * w, h * w and c. A shape further than a factor 4, 4
-    or 1.5 from every measured one has no kernels.
+    They are those that take less time than what they replace, if a block with all of them takes less than
+    one of plain steps. A shape stands for the nearest measured one of the same data type and version:
+    nearest in the sum of the logarithms' differences of n * h * w, h * w and c. A shape further than a
+    factor 4, 4 or 1.5 from every measured one has no kernels.
     """
-    device = torch.device(device)
-    if device.type != "cuda" or not available(device):
+    if torch.device(device).type != "cuda":
         return {}
-    rows = _nearest_rows(device_slug(device), str(dtype), n, h, w, c, version)
-    return {name: row["config"] for name, row in rows.items() if row["ratio"] <= GAIN}
+    block = TRAINING if training else INFERENCE
+    return _chosen(str(device), block, str(dtype), n, h, w, c, version)
 
 
 def device_slug(device: torch.device | str) -> str:
@@ -106,6 +116,20 @@ def _check(row: dict) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
+def _chosen(device: str, block: str, *shape) -> dict[str, dict]:
+    rows = _nearest_rows(device_slug(device), *shape) if available(device) else {}
+    return kernels_of(rows) if block in rows and rows[block]["ratio"] <= GAIN else {}
+
+
+def kernels_of(rows: dict[str, dict]) -> dict[str, dict]:
+    """Name to configuration of the kernels among these rows that are faster than what they replace."""
+    return {
+        name: row["config"]
+        for name, row in rows.items()
+        if row["ratio"] <= GAIN and name not in (TRAINING, INFERENCE)
+    }
+
+
 def _nearest_rows(
     slug: str, dtype: str, n: int, h: int, w: int, c: int, version: int
 ) -> dict[str, dict]:

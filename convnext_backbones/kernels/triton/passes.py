@@ -20,7 +20,7 @@ from torch import Tensor
 from .. import grn as plain_grn
 from ..backward import Kept
 from ..steps import Settings, Weights
-from . import depthwise, grn, linear
+from . import depthwise, linear, small
 
 # name -> what runs as a kernel, and its plain twin
 KERNELS = {
@@ -34,10 +34,14 @@ KERNELS = {
         (linear.gelu_backward, linear.plain_gelu_backward),
         (linear.linear_scale_residual, linear.plain_linear_scale_residual),
         (linear.scale_gradient, linear.plain_scale_gradient),
-        (grn.grn_scale, plain_grn.grn_scale),
-        (grn.grn_scale_backward, plain_grn.grn_scale_backward),
+        (small.grn_scale, plain_grn.grn_scale),
+        (small.grn_scale_backward, plain_grn.grn_scale_backward),
+        (small.second_gradients, small.plain_second_gradients),
     )
 }
+
+
+_KEEPS_SUMS = "dtype" in torch.ops.aten.mm.overloads()  # from torch 2.8 on
 
 
 def forward(
@@ -84,8 +88,7 @@ def backward(
         unscaled, branch = branch, branch * w.gamma
     branch = branch.to(dtype)
     rows = branch.flatten(0, 2)
-    pwconv2 = w.pwconv2 if w.gamma is None or narrow else w.pwconv2 * w.gamma[:, None]
-    of_a = branch @ pwconv2.to(dtype)
+    of_a = branch @ _scaled(w.pwconv2, None if narrow else w.gamma, dtype)
     scale = of_energy = of_grn_gamma = None
     if w.grn_gamma is not None:
         options = w.grn_gamma, settings.grn_eps
@@ -94,26 +97,23 @@ def backward(
         of_energy, of_grn_gamma = _run(settings, "grn_scale_backward", of_scale, norm, *options)
     of_z, a, of_pwconv1_bias = _run(settings, "gelu_backward", of_a, z, scale, of_energy)
     del of_a
-    of_pwconv2 = rows.t() @ a.flatten(0, 2)
-    wide = torch.promote_types(w.pwconv2_bias.dtype, torch.float32)
-    of_pwconv2_bias = rows.sum(0, dtype=wide)
-    of_gamma = of_grn_beta = None
+    product = _product(rows, a)
+    total = rows.sum(0, dtype=torch.promote_types(w.pwconv2_bias.dtype, torch.float32))
     if narrow:
+        of_pwconv2, of_pwconv2_bias = product, total
         of_gamma = _of_gamma_in_float16(unscaled, a, w)
-    elif w.gamma is not None:
-        of_gamma = _of_gamma(of_pwconv2, of_pwconv2_bias, w)
-        of_pwconv2, of_pwconv2_bias = of_pwconv2 * w.gamma[:, None], of_pwconv2_bias * w.gamma
-    elif w.grn_beta is not None:
-        bias = of_pwconv2_bias.to(w.pwconv2.dtype)
-        of_pwconv2 = torch.addr(of_pwconv2.to(bias.dtype), bias, w.grn_beta)  # a is without beta
-        of_grn_beta = bias @ w.pwconv2
+    else:
+        of_pwconv2, of_pwconv2_bias, of_gamma = _run(
+            settings, "second_gradients", product, total, w.pwconv2, w.pwconv2_bias, w.gamma, w.grn_beta
+        )  # fmt: skip
+    of_grn_beta = None if w.grn_beta is None else total.to(w.pwconv2.dtype) @ w.pwconv2
     del a
     of_normed = of_z @ w.pwconv1.to(dtype)
     of_y, normed, of_norm, of_norm_bias, of_dwconv_bias = _run(
         settings, "layer_norm_backward", of_normed, kept.y, kept.mean, kept.rstd, w.norm, w.norm_bias,
         settings.norm_eps,
     )  # fmt: skip
-    of_pwconv1 = of_z.flatten(0, 2).t() @ normed.flatten(0, 2)
+    of_pwconv1 = _product(of_z, normed)
     del of_z, normed, of_normed
     of_x = of_dwconv = None
     if needs[0]:
@@ -148,14 +148,26 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous()  # NCHW -> NHWC
 
 
-def _of_gamma(of_pwconv2: Tensor, of_pwconv2_bias: Tensor, w: Weights) -> Tensor:
-    """The (C,) gradient of layer scale, from those of what it multiplies by the layer's weights."""
-    return (of_pwconv2 * w.pwconv2).sum(1) + of_pwconv2_bias * w.pwconv2_bias
+def _scaled(weight: Tensor, gamma: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """weight times gamma, row by row, rounded once."""
+    if gamma is None:
+        return weight.to(dtype)
+    out = torch.empty_like(weight, dtype=dtype)
+    return torch.mul(weight, gamma[:, None], out=out)
+
+
+def _product(gradient: Tensor, x: Tensor) -> Tensor:
+    """The gradient of a linear layer's weight, from that of its result and from its input."""
+    gradient, x = gradient.flatten(0, -2).t(), x.flatten(0, -2)
+    if _KEEPS_SUMS and x.is_cuda and x.dtype in (torch.float16, torch.bfloat16):
+        return torch.mm(gradient, x, out_dtype=torch.float32)  # as it was summed, not rounded
+    return gradient @ x
 
 
 def _of_gamma_in_float16(gradient: Tensor, a: Tensor, w: Weights) -> Tensor:
-    """The same where layer scale, 1e-6 at first, times a weight would be 0, and where the gradient
-    before it, so many times larger than behind it, may be too large."""
+    """The (C,) gradient of layer scale where layer scale, 1e-6 at first, times a weight would be 0, and
+    where the gradient before it, so many times larger than behind it, may be too large."""
     largest = 64 * gradient.abs().amax().clamp_min(1e-30)  # so that sums stay in float16's range
     rows = (gradient / largest).to(a.dtype).flatten(0, 2)
-    return _of_gamma(rows.t() @ a.flatten(0, 2), rows.sum(0, dtype=largest.dtype), w) * largest
+    total = rows.sum(0, dtype=largest.dtype)
+    return ((_product(rows, a) * w.pwconv2).sum(1) + total * w.pwconv2_bias) * largest
