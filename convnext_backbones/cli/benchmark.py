@@ -16,7 +16,16 @@ from . import command_line, make_parser, number
 STARTED = time.perf_counter()
 PARTS = ("inference", "prepared", "training", "compiled_training", "growth", "stream", "start_up")
 # What --quick runs, and what runs at the further sizes.
-MAIN = ("inference, eager fp32", "training, eager fp32", "prepared compiled bf16 / eager fp32")
+MAIN = {
+    "cpu": ("inference, eager fp32", "training, eager fp32", "prepared compiled bf16 / eager fp32"),
+    "cuda": (
+        "inference, eager fp32",
+        "prepared bf16 / eager bf16",
+        "prepared captured bf16 / eager bf16",
+        "training, eager fp32",
+        "training, eager bf16 autocast",
+    ),
+}
 # The first of them get all contests.
 SIZES = {
     "cpu": ((1, 512, 512), (1, 224, 224), (1, 800, 1344)),
@@ -89,7 +98,7 @@ def contests_to_run(args, parts, first):
 
     titles = [title for title, contest in CONTESTS.items() if contest.group in parts]
     if args.quick or not (first or args.full):
-        return [title for title in titles if title in MAIN]
+        return [title for title in titles if title in MAIN[args.device]]
     return titles
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from ..errors import UserError
 from ..kernels import amx, processor
 from ..kernels.dispatch import changed
-from ..kernels.grn import ROWS, energy, grn_scale
+from ..kernels.grn import ROWS, energy, fast_energy, grn_scale
 from .classifier import ConvNeXtClassifier
 from .convnext import (
     Block,
@@ -498,6 +498,8 @@ class PreparedBlock(nn.Module):
             tokens = tokens * inside.flatten(1)[..., None]
         pieces = [tokens]
         fixed = torch.compiler.is_compiling() or torch.jit.is_tracing()  # for every size
+        if y.is_cuda and not fixed:
+            return grn_scale(fast_energy(tokens), self.grn_gamma, self.grn_eps)[0]
         if y.device.type == "cpu" and not fixed:
             pieces = tokens.split(ROWS, dim=1)  # their squares stay in the cache
         return grn_scale(sum(map(energy, pieces)), self.grn_gamma, self.grn_eps)[0]

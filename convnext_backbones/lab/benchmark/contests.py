@@ -29,6 +29,7 @@ LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last
 # How far outputs may lie from ours in float32, relative to the greatest. bfloat16 has 8 bits: twenty
 # blocks differ by some of its units.
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.1}
+TF32 = 5e-3  # the same where a GPU rounds float32 to TF32 on its way into convolutions, as torch lets it
 
 
 class Contest(NamedTuple):
@@ -37,7 +38,8 @@ class Contest(NamedTuple):
     group: what --only selects. work: "inference" or "training" (forward and backward). prepared:
     ours is prepare_for_inference's module, in bfloat16. dtype, compiled: of the peers, and of ours
     where it is not prepared; bf16 is pure in inference and autocast in training. typed: no layout is
-    chosen for anyone. compile_ours: where ours differs from the peers in that.
+    chosen for anyone. compile_ours: where ours differs from the peers in that. captured: ours is
+    replayed as a CUDA graph.
     """
 
     group: str
@@ -47,6 +49,7 @@ class Contest(NamedTuple):
     prepared: bool = False
     typed: bool = False
     compile_ours: bool | None = None
+    captured: bool = False
 
     @property
     def ours_compiled(self) -> bool:
@@ -62,6 +65,9 @@ CONTESTS = {
     "inference, as typed": Contest("inference", "inference", typed=True),
     "inference, compiled fp32": Contest("inference", "inference", compiled=True),
     "prepared bf16 / eager bf16": Contest("prepared", "inference", "bf16", prepared=True),
+    "prepared captured bf16 / eager bf16": Contest(
+        "prepared", "inference", "bf16", prepared=True, captured=True
+    ),
     "prepared compiled bf16 / compiled bf16": Contest(
         "prepared", "inference", "bf16", compiled=True, prepared=True
     ),
@@ -83,6 +89,8 @@ def why_not(contest: Contest, device: torch.device) -> str | None:
     """Why the contest says nothing on this device; None where it does."""
     if contest.our_dtype == "bf16" and not computes_in_bfloat16(device):
         return "this device has no instructions for bfloat16 and would emulate it"
+    if contest.captured and device.type != "cuda":
+        return "CUDA graphs need an NVIDIA GPU"
     if (contest.compiled or contest.ours_compiled) and not can_compile(device):
         return "torch.compile needs a C++ compiler, and there is none; install g++ or set CXX"
     return None
@@ -141,7 +149,12 @@ def our_entry(ours: ConvNeXtClassifier, images: Tensor, contest: Contest) -> Ent
     if not contest.prepared:
         model = copy.deepcopy(ours)
         return _entry(OURS, model, model, images, contest, "NCHW")
-    prepared, form = prepare(ours, dtype=DTYPES[contest.our_dtype], compile=contest.ours_compiled)
+    prepared, form = prepare(
+        ours,
+        dtype=DTYPES[contest.our_dtype],
+        compile=contest.ours_compiled,
+        capture=contest.captured,
+    )
     return Entry(OURS, "NCHW", lambda: infer(prepared, images), form)
 
 
@@ -187,7 +200,11 @@ _LEFT_OUT = "the kernel for CPUs is left out"  # prepare_for_inference warns so,
 
 
 def prepare(
-    ours: ConvNeXtClassifier, *, dtype: torch.dtype | None = None, compile: bool
+    ours: ConvNeXtClassifier,
+    *,
+    dtype: torch.dtype | None = None,
+    compile: bool,
+    capture: bool = False,
 ) -> tuple[nn.Module, str]:
     """prepare_for_inference's network, and its form in words: its dtype, and what computes it.
 
@@ -197,7 +214,7 @@ def prepare(
     path = "eager steps"
     with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", _LEFT_OUT)  # an answer here, also where it is an error
-        prepared = prepare_for_inference(ours, dtype=dtype, compile=compile)
+        prepared = prepare_for_inference(ours, dtype=dtype, compile=compile, capture=capture)
     if compile:
         on_cpu = next(ours.parameters()).device.type == "cpu"
         path = "the kernel for CPUs" if on_cpu and dtype == torch.bfloat16 else "torch.compile"
@@ -208,6 +225,8 @@ def prepare(
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
+    if capture:
+        path += ", a CUDA graph"
     name = next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
     return prepared, f"{name}, {path}"
 
@@ -256,7 +275,7 @@ def run_contest(
     images = random_images(ours, size, torch.Generator().manual_seed(1))
     reference = infer(ours, images).float()
     own = our_entry(ours, images, contest)
-    own_difference = difference(own, reference, TOLERANCES[contest.our_dtype])
+    own_difference = difference(own, reference, tolerance(contest.our_dtype, images.device))
     trials = [try_layouts(peer, ours, images, contest, layouts, reference) for peer in peers]
     trials.sort(key=lambda trial: min(trial.seconds.values()))
     running = [own, *(trial.entry for trial in trials[:finalists])]
@@ -281,14 +300,20 @@ def random_images(model: nn.Module, size: Size, generator: torch.Generator | Non
     return images.to(next(model.parameters()).device)
 
 
-def difference(entry: Entry, reference: Tensor, tolerance: float) -> float:
+def tolerance(dtype: str, device: torch.device) -> float:
+    """How far outputs may lie from ours in float32, relative to the greatest."""
+    rounds = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return TF32 if dtype == "fp32" and device.type == "cuda" and rounds else TOLERANCES[dtype]
+
+
+def difference(entry: Entry, reference: Tensor, most: float) -> float:
     """The greatest difference of its outputs, relative to the greatest of the reference."""
     output = entry.run().float()
     found = ((output - reference).abs().max() / reference.abs().max()).item()
-    if not found <= tolerance:  # NaN too
+    if not found <= most:  # NaN too
         raise DisagreementError(
             f"{entry.name} gives other outputs than ours in float32: they differ by {found:.2g} of the "
-            f"greatest, {tolerance:g} is allowed; nothing was timed"
+            f"greatest, {most:g} is allowed; nothing was timed"
         )
     return found
 
@@ -307,7 +332,7 @@ def try_layouts(
         entry = peer_entry(peer, ours, images, contest, layout)
         # The call that is compared warms up too; a training step is long enough to be the trial.
         started = time.perf_counter()
-        found = difference(entry, reference, TOLERANCES[contest.dtype])
+        found = difference(entry, reference, tolerance(contest.dtype, images.device))
         tried[layout] = time.perf_counter() - started
         greatest = max(found, greatest)
         if contest.compiled or contest.work == "inference" or images.device.type == "cuda":
