@@ -14,6 +14,7 @@ import struct
 from collections import OrderedDict
 from collections.abc import Iterable, Set
 
+from .file_kinds import MOST_NAMES
 from .pickle_names import (
     CALLS,
     DTYPES,
@@ -404,6 +405,10 @@ class Pickle:
         if not isinstance(target, dict) or len(items) % 2:
             raise RefusedError(f"is damaged (its pickle sets items of {said(target)})")
         target.update(zip(checked_keys(items[::2]), items[1::2], strict=True))
+        if len(target) > MOST_NAMES:
+            raise RefusedError(
+                f"holds a dictionary of more than {MOST_NAMES:,} names, which no checkpoint has"
+            )
 
     def _extend(self, target, items: list) -> None:
         if type(target) is Unbuilt:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import CheckpointError
-from .file_kinds import LONGEST_BEGINNING, kind_of_file
+from .file_kinds import LONGEST_BEGINNING, MOST_NAMES, kind_of_file
 from .pickle_names import RefusedError, shown
 from .sources import locate
 from .torch_files import device_of, read_pickles, read_torch_zip
@@ -186,10 +186,13 @@ def _weight_map(index: Path) -> dict[str, str]:
 def _read_safetensors(path: Path, map_location) -> dict:
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
-    if header > LARGEST_HEADER:
-        raise RefusedError(
-            f"is damaged: it claims a header of {header:,} bytes, and {LARGEST_HEADER:,} is the most"
-        )
+        if header > LARGEST_HEADER:
+            raise RefusedError(
+                f"is damaged: it claims a header of {header:,} bytes, and {LARGEST_HEADER:,} is the most"
+            )
+        count = file.read(header).count(b'"dtype"')  # one a tensor; quotes in texts are escaped
+    if count > MOST_NAMES:
+        raise RefusedError(f"names {count:,} tensors, and {MOST_NAMES:,} are read at most")
     try:
         mapped = load_file(path)  # into memory, which a change of the file would change too
         return {

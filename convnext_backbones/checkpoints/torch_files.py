@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .file_kinds import MOST_NAMES
 from .pickle_names import (
     DTYPES,
     KEY_TYPES,
@@ -34,7 +35,7 @@ from .pickle_names import (
 from .pickles import TORCH_LEGACY, Pickle
 
 LARGEST_PICKLE = 4 * 2**30  # bytes of a plain pickle; V2-H has 2.6 * 2**30
-MOST_RECORDS = 100_000  # in a zip archive
+MOST_RECORDS = MOST_NAMES + 1000  # in a zip archive: a tensor each, and a few
 TEXTS = "SU"  # numpy's kinds of arrays that are no tensors
 
 LOGGER = logging.getLogger("convnext_backbones")

@@ -12,6 +12,7 @@ enter neither GRN nor a position of the image. Hence no part of a map depends on
 padding.
 """
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -74,13 +75,16 @@ def _check_sizes(sizes: Tensor, images: Tensor) -> None:
 
 
 # The frameworks hand nothing but the batch to a backbone. What pads the batch notes the sizes here,
-# for that very tensor, so that the sizes of another batch can never be taken for its own.
+# for that very tensor, so that the sizes of another batch can never be taken for its own. Several threads
+# may do so: a server's, or those that feed several models.
 _NOTED = WeakTensorKeyDictionary()
+_LOCK = threading.RLock()
 
 
 def note_image_sizes(images: Tensor, image_sizes: Sizes) -> None:
     """Remember the sizes for as long as the batch `images` lives."""
-    _NOTED[images] = image_sizes
+    with _LOCK:
+        _NOTED[images] = image_sizes
 
 
 @_not_compiled
@@ -97,11 +101,12 @@ def noted_image_sizes(images: Tensor) -> Sizes | None:
             "ignore_padding=True needs the sizes of the images before padding, which torch.fx cannot "
             "trace: build the backbone with ignore_padding=False, or use torch.jit.trace"
         )
-    if images in _NOTED:
-        image_sizes = _NOTED[images]
-        return image_sizes if _padded(images, image_sizes) else None
+    with _LOCK:
+        own, noted = _NOTED.get(images), list(_NOTED.items())
+    if own is not None:
+        return own if _padded(images, own) else None
     memory = images.untyped_storage().data_ptr()
-    for batch, image_sizes in _NOTED.items():
+    for batch, image_sizes in noted:
         if batch.untyped_storage().data_ptr() == memory and not _padded(batch, image_sizes):
             return None
     raise UserError(
