@@ -8,14 +8,18 @@ passes over indices, not pictures.
 """
 
 import contextlib
+import functools
 import itertools
+import os
 import random
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 
 def seed_step(*key: int) -> None:
@@ -39,7 +43,8 @@ def seeded_by(*key: int) -> Iterator[None]:
 
 def _seed_host(key: tuple[int, ...]) -> int:
     """Seed Python and NumPy; returns a seed for torch."""
-    words = np.random.SeedSequence(key).generate_state(3, np.uint64).tolist()
+    entropy = (len(key), *key)  # NumPy takes (1,) for (1, 0)
+    words = np.random.SeedSequence(entropy).generate_state(3, np.uint64).tolist()
     random.seed(words[0])
     np.random.seed(words[1] % 2**32)
     return words[2] % 2**63
@@ -96,6 +101,8 @@ class _SeededItems:
         self.dataset = dataset
 
     def __call__(self, draws: list) -> list:
+        if get_worker_info() is not None:
+            _end_with_the_run()
         return [self._item(draw) for draw in draws]
 
     def _item(self, draw):
@@ -103,6 +110,20 @@ class _SeededItems:
             return self.dataset[draw]
         with seeded_by(*draw.key):
             return self.dataset[draw.index]
+
+
+@functools.cache
+def _end_with_the_run() -> None:
+    """In a data worker: end when the run is killed. torch's own watch ends in waiting for its full queue to
+    be read, for ever, with the run's memory and its open output."""
+    run = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == run:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def follow_position(

@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ import convnext_backbones.adapters.detectron2  # noqa: F401  (applies the patche
 from convnext_backbones.adapters.detectron2.exact_resume import EXACT_RESUME
 from convnext_backbones.checkpoints import read_checkpoint
 
+ROOT = Path(__file__).parents[3]
 PICTURES, BATCH, STEPS = 11, 3, 12
 RECORDS = [{"index": k, "width": 4 + k % 3, "height": 5} for k in range(PICTURES)]
 
@@ -216,3 +219,56 @@ def test_a_loader_of_its_own_is_left_and_said(tmp_path, caplog):
     trainer = SimpleTrainer(model := Model(), [], torch.optim.SGD(model.parameters(), 0.1))
     trainer.train(3, 3)
     assert "the training data is a stream or comes through a loader of its own" in caplog.text
+
+
+# ---- a whole run ---------------------------------------------------------------------------------
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {folder!r})
+from test_detectron2_exact_resume import Losses
+from detectron2.engine import TrainerBase
+plain = TrainerBase.train
+def train(self, *args):
+    self.register_hooks([Losses(Path({work_dir!r}) / "losses.txt", {killed_after})])
+    plain(self, *args)
+TrainerBase.train = train
+from convnext_backbones.cli import train_detectron2
+train_detectron2.main({arguments!r})
+"""
+
+
+def train_whole(folder: Path, workers: int, killed_after: int | None, *, resume: bool) -> None:
+    """A Mask R-CNN with drop path on the sample data, by the command."""
+    arguments = [
+        str(ROOT / "configs/detectron2/coco_mask_rcnn_convnextv2_atto.yaml"), "--sample", "--shrink",
+        "--work-dir", str(folder), *(["--resume"] if resume else []),
+        f"SOLVER.MAX_ITER={STEPS}", "SOLVER.CHECKPOINT_PERIOD=4", "SOLVER.IMS_PER_BATCH=2",
+        "SOLVER.STEPS=(8,)", "TEST.EVAL_PERIOD=0", "MODEL.CONVNEXT.DROP_PATH_RATE=0.3", "SEED=3",
+        f"DATALOADER.NUM_WORKERS={workers}",
+    ]  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    script = SCRIPT.format(
+        folder=str(Path(__file__).parent), work_dir=str(folder), killed_after=killed_after,
+        arguments=arguments,
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == (-signal.SIGKILL if killed_after else 0), done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_detectors_killed_run_goes_on_bit_for_bit(tmp_path):
+    """No data worker and two, each killed at three steps, against one run that was not."""
+    train_whole(tmp_path / "whole", 0, None, resume=False)
+    for workers in (0, 2):
+        folder = tmp_path / f"{workers} workers"
+        steps = sorted(random.Random(workers).sample(range(5, STEPS), 3))
+        for number, step in enumerate(steps):
+            train_whole(folder, workers, step, resume=number > 0)
+        train_whole(folder, workers, None, resume=True)
+        assert_equal_runs(folder, tmp_path / "whole")

@@ -301,11 +301,11 @@ train.main({arguments!r})
 HOSTS = {
     "mmdet": (
         "coco_mask_rcnn_convnextv2_atto.py", 12,
-        ["train_cfg.max_epochs=3", "train_cfg.val_interval=2"],
+        ["train_cfg.max_epochs=2", "train_cfg.val_interval=2", "train_dataloader.dataset.indices=12"],
     ),
     "mmseg": (
         "ade20k_upernet_convnextv2_atto.py", 12,
-        ["train_cfg.max_iters=12", "train_cfg.val_interval=6", "train_dataloader.batch_size=2"],
+        ["train_cfg.max_iters=12", "train_cfg.val_interval=6"],
     ),
 }  # fmt: skip
 
@@ -316,7 +316,8 @@ def train_host(host: str, folder: Path, workers: int, killed_after: int | None, 
         str(ROOT / "configs" / config), "--sample", "--shrink", "--work-dir", str(folder),
         *(["--resume"] if resume else []),
         "--cfg-options", *options, "model.backbone.drop_path_rate=0.3", "randomness.seed=3",
-        f"train_dataloader.num_workers={workers}",
+        f"train_dataloader.num_workers={workers}", "train_dataloader.batch_size=2",
+        "val_dataloader.dataset.indices=4", f"train_dataloader.persistent_workers={workers > 0}",
         "default_hooks.checkpoint.by_epoch=False", "default_hooks.checkpoint.interval=4",
     ]  # fmt: skip
     script = SCRIPT.format(
