@@ -9,6 +9,7 @@ import gc
 import re
 import runpy
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -757,3 +758,28 @@ def test_the_tool_takes_weights_and_pictures(measured, tmp_path):
 )
 def test_the_tool_answers_a_wrong_argument_with_a_sentence(measured, arguments, message):
     assert re.search(rf"error: .*{message}", measured(*arguments, code=2))
+
+
+def test_threads_note_and_look_up_sizes_at_once():
+    """Each with its own batches, as several do in a server; the notes of all are one table."""
+    failed = []
+
+    def work():
+        try:
+            kept = []
+            for _ in range(300):
+                batch = torch.zeros(1, 3, 8, 8)
+                padding.note_image_sizes(batch, [(4, 8)])
+                kept = [*kept[-20:], batch]
+                assert padding.noted_image_sizes(batch) == [(4, 8)]
+                with pytest.raises(UserError, match="not known for"):
+                    padding.noted_image_sizes(batch.clone())
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
