@@ -1,0 +1,314 @@
+"""Nothing that is read from data is executed: every way to read a file x every kind of payload.
+
+A payload that ran would leave a file behind. What a reader answers is another test's affair: here it may
+read the file, or refuse it.
+"""
+
+import contextlib
+import io
+import pickle
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hostile import Called, Named, Raw, opcodes, pickled, tensor, torch_legacy, torch_zip
+
+from convnext_backbones import create_backbone
+from convnext_backbones.checkpoints import load_pretrained, read_checkpoint
+from convnext_backbones.cli import check_weights, convert
+from convnext_backbones.errors import UserError
+from convnext_backbones.network.convnext import ConvNeXt
+
+SIZE = dict(depths=[1, 1], dims=[8, 16])
+
+
+# ---- payloads ------------------------------------------------------------------------------------
+def system(marker):
+    return Called(Named("os.system"), (f"touch {marker}",))
+
+
+def evaluating(marker):
+    return Called(Named("builtins.eval"), (f"open({str(marker)!r}, 'w')",))
+
+
+def raw(value):
+    return lambda folder, marker: (folder / "file.pth").write_bytes(pickled(value(marker)))
+
+
+def in_zip(value):
+    return lambda folder, marker: torch_zip(
+        folder / "file.pth", pickled({"model": value(marker), "w": tensor()}), {"0": bytes(4)}
+    )
+
+
+def in_legacy(value):
+    return lambda folder, marker: torch_legacy(
+        folder / "file.pth", pickled({"state_dict": value(marker), "w": tensor()}), {"0": bytes(4)}
+    )
+
+
+def protocol_0(folder, marker):
+    (folder / "file.pth").write_bytes(f"cos\nsystem\n(S'touch {marker}'\ntR.".encode())
+
+
+def in_tar(folder, marker):
+    with tarfile.open(folder / "file.pth", "w") as archive:
+        content = pickled(system(marker))
+        for name in ("sys_info", "pickle", "storages", "tensors"):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+class Runs:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.marker),)
+
+
+def numpy_objects(folder, marker):
+    with (folder / "file.pth").open("wb") as file:
+        pickle.dump({"model": {"w": np.array([Runs(marker)], dtype=object)}}, file, protocol=2)
+
+
+def numpy_file(folder, marker):
+    with (folder / "file.pth").open("wb") as file:
+        np.save(file, np.array([Runs(marker)], dtype=object), allow_pickle=True)
+
+
+def stored_config(text):
+    def write(folder, marker):
+        meta = {"epoch": 0, "iter": 0, "config": text.format(marker=marker)}
+        state = ConvNeXt(SIZE).state_dict()
+        torch.save({"meta": meta, "state_dict": state, "model": state}, folder / "file.pth")
+
+    return write
+
+
+PAYLOADS = {
+    "os.system": raw(system),
+    "eval": raw(evaluating),
+    "in a list": raw(lambda marker: {"model": [[1, {"w": [system(marker)]}]]}),
+    "as a key": raw(lambda marker: Raw(b"}(" + opcodes(system(marker)) + b"Nu")),
+    "in protocol 0": protocol_0,
+    "in a torch file": in_zip(system),
+    "eval in a torch file": in_zip(evaluating),
+    "in an old torch file": in_legacy(system),
+    "eval in an old torch file": in_legacy(evaluating),
+    "in a tar file": in_tar,
+    "in an array": numpy_objects,
+    "in numpy's file": numpy_file,
+    "config: a statement": stored_config("open({marker!r}, 'w').close()\ngpu_ids = [0]\n"),
+    "config: an import": stored_config("import pathlib\npathlib.Path({marker!r}).touch()\n"),
+    "config: a lazy one": stored_config(
+        "from mmengine.config import read_base\nwith read_base():\n    open({marker!r}, 'w')\n"
+    ),
+    "config: an expression": stored_config("a = dict(b=[open({marker!r}, 'w').name])\n"),
+}  # fmt: skip
+
+
+# ---- ways to read --------------------------------------------------------------------------------
+def openmmlab():
+    pytest.importorskip("mmengine")
+    import convnext_backbones.adapters.openmmlab as adapter
+
+    return adapter
+
+
+def initialised(file):
+    openmmlab()
+    from mmengine.registry import MODELS
+
+    MODELS.build(
+        dict(
+            type="convnext_backbones.ConvNeXt",
+            arch=SIZE,
+            init_cfg=dict(type="Pretrained", checkpoint=file),
+        )
+    ).init_weights()
+
+
+def runner_of(file):
+    """MMEngine's Runner, of which there is as much as loading and resuming need."""
+    openmmlab()
+    from mmengine.runner import Runner
+
+    runner = Runner.__new__(Runner)
+    runner._hooks, runner.model = [], ConvNeXt(SIZE)
+    runner.logger = SimpleNamespace(info=print, warning=print)
+    runner._randomness_cfg, runner._world_size, runner.auto_scale_lr = {}, 1, None
+    runner._train_loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=None))
+    return runner
+
+
+def resumed(file):
+    runner = runner_of(file)
+    type(runner).train_loop, before = runner._train_loop, type(runner).train_loop
+    try:
+        runner.resume(file)
+    finally:
+        type(runner).train_loop = before
+
+
+def detectron2(model, action):
+    def read(file):
+        pytest.importorskip("detectron2")
+        from detectron2.checkpoint import DetectionCheckpointer
+
+        import convnext_backbones.adapters.detectron2  # noqa: F401
+
+        built = ConvNeXt(SIZE) if model == "ConvNeXt" else torch.nn.Linear(2, 2)
+        folder = Path(file).parent
+        checkpointer = DetectionCheckpointer(built, str(folder))
+        if action == "resume":
+            (folder / "last_checkpoint").write_text(Path(file).name)
+            checkpointer.resume_or_load("", resume=True)
+        else:
+            renamed = Path(file).with_suffix(action)
+            Path(file).rename(renamed)
+            checkpointer.resume_or_load(str(renamed), resume=False)
+
+    return read
+
+
+def evaluated(host):
+    """What test and predict load."""
+
+    def read(file):
+        module = pytest.importorskip("mmseg" if host == "openmmlab" else "detectron2")
+        assert module
+        import importlib
+
+        run = importlib.import_module(f"convnext_backbones.adapters.{host}.run")
+        run.load_trained(ConvNeXt(SIZE), file)
+
+    return read
+
+
+def latest(file):
+    """What --resume looks at."""
+    openmmlab()
+    from convnext_backbones.adapters.openmmlab.saving import last_whole
+
+    last_whole(Path(file).parent)
+
+
+WAYS = {
+    "read_checkpoint": read_checkpoint,
+    "create_backbone": lambda file: create_backbone("convnext_atto", pretrained=file),
+    "load_pretrained": lambda file: load_pretrained(ConvNeXt(SIZE), file),
+    "check-weights": lambda file: check_weights.main([file]),
+    "convert": lambda file: convert.main([file, "--to", "timm", "--out", f"{file}.out"]),
+    "init_cfg": initialised,
+    "load_from": lambda file: runner_of(file).load_checkpoint(file),
+    "resume": resumed,
+    "newest": latest,
+    "test and predict, OpenMMLab": evaluated("openmmlab"),
+    "test and predict, Detectron2": evaluated("detectron2"),
+    **{
+        f"Detectron2, {model}, {action}": detectron2(model, action)
+        for model in ("ConvNeXt", "another")
+        for action in (".pth", ".pkl", ".pyth", "resume")
+    },
+}
+
+# What a way answers beside sentences: the host's own errors, and those of what stands for a runner.
+HOSTS = (AttributeError, TypeError, AssertionError, KeyError, ValueError)
+OTHERS = {
+    way: HOSTS
+    for way in ("load_from", "resume", "Detectron2, another, .pkl", "Detectron2, another, .pyth")
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_payload_is_executed(way, tmp_path):
+    executed = []
+    for name, write in PAYLOADS.items():
+        folder = tmp_path / name.replace(" ", "_").replace(":", "")
+        folder.mkdir()
+        marker = folder / "executed"
+        write(folder, str(marker))
+        with contextlib.suppress(UserError, SystemExit, *OTHERS.get(way, ())):
+            WAYS[way](str(folder / "file.pth"))
+        if marker.exists():
+            executed.append(name)
+    assert executed == []
+
+
+# ---- configs -------------------------------------------------------------------------------------
+TAGS = {
+    "apply": "!!python/object/apply:os.system ['touch {marker}']",
+    "apply, a function": "!!python/object/apply:builtins.eval [\"open('{marker}', 'w')\"]",
+    "new": "!!python/object/new:os.system ['touch {marker}']",
+    "new, in a list": "[1, [!!python/object/new:subprocess.Popen [['touch', '{marker}']]]]",
+    "name": "!!python/name:os.system",
+    "module": "!!python/module:antigravity",
+}
+BASES = ("", "_base_", "_BASE_")
+
+
+def mmengine_config(file):
+    openmmlab()
+    from mmengine.config import Config
+
+    Config.fromfile(file)
+
+
+def openmmlab_run(file):
+    pytest.importorskip("mmdet")
+    pytest.importorskip("mmseg")
+    from convnext_backbones.adapters.openmmlab import run
+
+    run.load_config(file)
+
+
+def detectron2_config(kind):
+    def read(file):
+        pytest.importorskip("detectron2")
+        from detectron2.config import LazyConfig, get_cfg
+
+        import convnext_backbones.adapters.detectron2  # noqa: F401
+        from convnext_backbones.adapters.detectron2 import run
+
+        {"yaml": get_cfg().merge_from_file, "lazy": LazyConfig.load, "run": run.load_config}[kind](
+            file
+        )
+
+    return read
+
+
+CONFIGS = {
+    "MMEngine": mmengine_config,
+    "OpenMMLab's commands": openmmlab_run,
+    "Detectron2, YAML": detectron2_config("yaml"),
+    "Detectron2, LazyConfig": detectron2_config("lazy"),
+    "Detectron2's commands": detectron2_config("run"),
+}
+
+
+@pytest.mark.parametrize("way", CONFIGS)
+def test_no_config_in_yaml_is_executed(way, tmp_path):
+    executed, read = [], []
+    for name, tag in TAGS.items():
+        for base in BASES:
+            folder = tmp_path / f"{name}{base}".replace(" ", "_")
+            folder.mkdir()
+            marker = folder / "executed"
+            (folder / "file.yaml").write_text(f"MODEL: {tag.format(marker=marker)}\n")
+            if base:
+                (folder / "file.yaml").rename(folder / "base.yaml")
+                (folder / "file.yaml").write_text(f"{base}: base.yaml\nVERSION: 2\n")
+            with contextlib.suppress(UserError, KeyError):
+                CONFIGS[way](str(folder / "file.yaml"))
+                read.append((name, base))
+            if marker.exists():
+                executed.append((name, base))
+    assert executed == []
+    other = {"_BASE_"} if way in ("MMEngine", "OpenMMLab's commands") else {"_base_"}
+    other |= {"_BASE_"} if way == "Detectron2, LazyConfig" else set()
+    assert {base for _, base in read} <= other  # there no base, but a key
