@@ -25,10 +25,10 @@ from ..network.convnext import Trunk
 
 OPTIONS = {"prefix", "section", "keep_classes"}
 
-# Layers whose outputs are the classes', by the hosts' names: where both models have as many classes, their
-# shapes do not tell them.
+# Layers whose outputs are the classes', by the hosts' names, where shapes do not tell: of heads that keep no
+# count of classes, and where both models have as many.
 CLASS_LAYER = re.compile(
-    r"(^|\.)(conv_seg|fc_cls|fc_reg|conv_logits|cls_score|bbox_pred|predictor|cls_embed|class_embed"
+    r"(^|\.)(conv_seg|fc_cls|fc_reg|conv_logits|cls_score|bbox_pred|predictor|cls_embed|class_embed|classifier"
     r"|label_embedding|(?!rpn_)\w+_cls|cls_branches)(\.\d+)*\.(weight|bias)$"
 )
 BOXES = re.compile(r"(fc_reg|bbox_pred)\.(weight|bias)$")  # four outputs a class, class by class
@@ -335,7 +335,8 @@ class _Classes:
             return False
         owner, count = self.owner(name)
         if count is None:  # a head that keeps no count: one output a class
-            owner, found = name.rpartition(".")[0], {len(theirs): _Rows(1, 0)}
+            owner = name.rpartition(".")[0]
+            found = {len(theirs): _Rows(1, 0)} if CLASS_LAYER.search(name) else {}
         else:
             found = dict(self._ways(name, len(theirs), len(ours), count))
         self._noted.setdefault(owner, {})[name] = found
