@@ -11,7 +11,8 @@ with plain PyTorch in float64, on fresh random inputs: the error may be at most 
 PyTorch in the same data type, plus one rounding of the largest value (1e-6 in float32). A kernel
 that fails ends the run. Then the configurations are timed for the maps of Tiny's, Base's and Large's
 stages, and the fastest beside the plain operators it replaces: interleaved rounds, CUDA events,
-medians, launches included as in eager mode.
+medians, launches included as in eager mode. Last a block with the faster ones is timed beside one of plain
+steps, in a training step under autocast and in inference: no kernel runs where the block is not faster.
 
 The table goes to ~/.cache/convnext-backbones/tuned/DEVICE.json, from where the kernels are switched
 on for shapes near the measured ones, on this device alone. It is written after every shape, and a

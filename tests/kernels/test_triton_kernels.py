@@ -7,6 +7,7 @@ its own. What needs a GPU is skipped without one.
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -449,6 +450,23 @@ def test_the_choice_reads_what_the_tool_writes(device, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "a-gpu.json").read_text())["versions"]["torch"]
     assert triton_choice.read_table("a-gpu") == rows
     assert choice(2, 128, 128, 96) == {"linear_gelu"}
+
+
+@needs_triton
+def test_the_packages_tables_name_kernels_and_configurations_that_exist():
+    from convnext_backbones.lab import kernel_tuning
+
+    paths = list(triton_choice.PACKAGED.glob("*.json"))
+    assert paths
+    for path in paths:
+        table = json.loads(path.read_text())
+        assert re.sub(r"[^a-z0-9]+", "-", table["device"].lower()) == path.stem
+        for measured in table["measured"]:
+            triton_choice._check(measured)
+            if measured["kernel"] not in (triton_choice.TRAINING, triton_choice.INFERENCE):
+                dtype = getattr(torch, measured["dtype"].removeprefix("torch."))
+                known = kernel_tuning.configurations(measured["kernel"], dtype, interpret=False)
+                assert measured["config"] in known
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"measured": [{"kernel": 3}]}'])
