@@ -42,9 +42,9 @@ ROOMS = {
     "registry": "mmengine",
     "adapters": "errors runs yaml",
     "adapters/openmmlab": "checkpoints data errors mmcv mmdet mmengine mmseg network network/geometry network/padding network/refusals "
-    "network/variants numpy recipes/layer_decay registry runs torch yaml",
+    "network/variants network/wrappers numpy recipes/layer_decay registry runs torch yaml",
     "adapters/detectron2": "checkpoints data detectron2 errors fvcore network network/padding "
-    "network/preprocessing network/refusals network/variants numpy omegaconf PIL recipes/layer_decay runs torch yaml",
+    "network/preprocessing network/refusals network/variants network/wrappers numpy omegaconf PIL recipes/layer_decay runs torch yaml",
     "adapters/huggingface": "checkpoints network",
 }
 ANYTHING = {"cli", "__main__"}  # nothing imports them
