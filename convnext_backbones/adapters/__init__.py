@@ -147,6 +147,11 @@ def _told_by(file: Path, seen: set[Path]) -> tuple[set[str], set[str]]:
         return set(), set()
     seen.add(file.resolve())
     text = file.read_text(errors="replace")
+    if "\0" in text:
+        raise UserError(
+            f"config {file} is no text: a config is a .py or .yaml file, and comes before a checkpoint or "
+            "pictures"
+        )
     keys, imports, bases = (_python if file.suffix == ".py" else _yaml)(text, file)
     for base in bases:
         if base.is_file():  # what is missing or elsewhere, the framework itself complains of

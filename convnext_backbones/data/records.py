@@ -59,6 +59,7 @@ class Records:
             middle one.
         least: the least side that the network takes, in pixels.
         evaluations: the evaluators of this split.
+        unread: bytes of an annotation file that was not read for its size; nothing else is known then.
         setting: the lines that put this split on other files: {split}, {annotations}, {images},
             {labels}.
     """
@@ -79,4 +80,5 @@ class Records:
     resized: Callable[[int, int], tuple[float, float]] | None = None
     least: int = 32
     evaluations: tuple[Evaluation, ...] = ()
+    unread: int = 0
     setting: str = ""

@@ -33,6 +33,12 @@ JPEG = (".jpg", ".jpeg")
 AllFacts = Mapping[tuple[str, str], Facts]
 
 
+def check_copy(folder: Path) -> None:
+    """Refuse a folder with something in it, with UserError."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty; name a new folder for the repaired copy")
+
+
 def repair(
     splits: Sequence[Records],
     facts: AllFacts,
@@ -55,8 +61,7 @@ def repair(
     Raises:
         UserError: the folder has something in it, or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty; name a new folder for the repaired copy")
+    check_copy(folder)
     done, lines = [], []
     try:
         for data in splits:

@@ -36,9 +36,13 @@ SAID = 4  # findings in full
 def check_data(host: Host, args: Namespace) -> int:
     """Everything about the data of args.config, in tables, and as args asks in files; the exit status:
     2 for what cannot work, 1 for warnings with args.strict, else 0."""
-    from ..data.repair import repair  # here: train needs neither, and starts sooner
-    from .data_page import save_page
+    from ..data.repair import check_copy, repair  # here: train needs neither, and starts sooner
+    from .data_page import check_page, save_page
 
+    if args.page:
+        check_page(args.page)
+    if args.fix:
+        check_copy(args.fix)
     host.quiet_warnings()
     config = host.load_config(
         args.config, sample=args.sample, shrink=args.shrink, options=host.overrides(args)
@@ -183,6 +187,13 @@ def before_training(host: Host, config) -> None:
     if not _first_process():
         return
     splits = splits_of(host, config, ("train", "val"), most=LARGEST)
+    for data in splits:
+        if data.unread:
+            print(
+                f"data: {data.split} not looked at: {data.annotations} has {data.unread / 2**20:.0f} MB, "
+                f"more than {LARGEST / 2**20:.0f}; convnext-backbones check-data reads it"
+            )
+    splits = [data for data in splits if not data.unread]
     if not splits:
         return
     facts: dict[tuple[str, str], Facts] = {}

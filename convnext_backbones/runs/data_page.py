@@ -63,6 +63,20 @@ def save_page(path: Path, splits: Sequence[Records], findings: Sequence[Finding]
     return path
 
 
+def check_page(path: Path) -> None:
+    """Refuse a page that could not be saved, before its data are read.
+
+    Raises:
+        UserError: the name is no picture's, or a part of the path is a file.
+    """
+    if path.suffix.lower() not in Image.registered_extensions():
+        raise UserError(f"--page {path}: a page is a picture; name a .png file")
+    above = next(folder for folder in (*path.parents, Path()) if folder.exists())
+    if not above.is_dir() or path.is_dir():
+        raise UserError(f"--page {path}: {path if path.is_dir() else above} is "
+                        f"{'a folder' if path.is_dir() else 'no folder'}; name a .png file")  # fmt: skip
+
+
 def _offenders(splits: Sequence[Records], findings: Sequence[Finding]) -> Iterator[Tile]:
     records = {(d.split, record.picture): (record, d) for d in splits for record in d.records}
     checks: dict[tuple[str, str], list[str]] = {}

@@ -93,8 +93,8 @@ class Host(Protocol):
 
     def records(self, config: Any, split: str, /, *, most: int | None = None) -> Records | None:
         """What the data set of a split ("train", "val", "test") hands to its pipeline; where it cannot be
-        made, Records.error says why. None: the config has no such split, or its annotation file has
-        more than `most` bytes, or "test" is "val" over again."""
+        made, Records.error says why. None: the config has no such split, or "test" is "val" over
+        again. An annotation file of more than `most` bytes is not read: Records.unread."""
 
     def fit_to_device(self, config: Any, /) -> None:
         """Replace what this machine cannot run, in place, and say so in a line."""

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
@@ -64,6 +65,7 @@ def predict(host: Host, args: Namespace) -> None:
     config = host.load_config(
         args.config, sample=args.sample, shrink=args.shrink, options=host.overrides(args)
     )
+    _check_device(args.device)
     model = host.load_model(config, args.checkpoint, args.device)
     predictor = Predictor(host, model, args.score, args.batch_size)
     preparation.check_writable(args.out, "--out")
@@ -84,6 +86,16 @@ def predict(host: Host, args: Namespace) -> None:
         raise UserError(
             f"{_counted(len(unreadable), 'file')} skipped: {'; '.join(unreadable[:5])}{more}"
         )
+
+
+def _check_device(device: str | None) -> None:
+    """Refuse a device that torch does not know or that this machine has not."""
+    try:
+        torch.empty(0, device=device or "cpu")
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"--device {device} cannot be used here; leave it out, or give cpu, cuda or cuda:N"
+        ) from error
 
 
 def _counted(count: int, what: str) -> str:

@@ -5,6 +5,7 @@ import difflib
 import logging
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, Sequence
 from pathlib import Path
@@ -82,7 +83,18 @@ def refused(part: str):
         what = str(error) or type(error).__name__
         if type(error) is KeyError:  # a key, or a sentence, which Python would put in quotes
             what = str(error.args[0]) if " " in str(error.args[0]) else f"no {error}"
+        maker = _made_in(error)
+        if maker and maker not in what:
+            what = f"{maker}: {what}"
         raise UserError(f"the {part} of this config cannot be built: {what}") from error
+
+
+def _made_in(error: Exception) -> str | None:
+    """The class in whose __init__ an error arose."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    made = [f.f_locals["self"] for f in frames
+            if f.f_code.co_name == "__init__" and "self" in f.f_locals]  # fmt: skip
+    return type(made[-1]).__name__ if made else None
 
 
 def print_changes(option: str, lines: Iterable[str]) -> None:

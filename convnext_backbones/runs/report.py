@@ -56,13 +56,21 @@ def is_of_class(name: str) -> bool:
 def metrics_of(record: dict) -> dict[str, float]:
     """The metrics of one validation record: those of METRICS first, any others by their own names."""
     known = {METRICS[key]: record[key] for key in METRICS if key in record}
+    classes = {match[2] for key in record if (match := OF_CLASS.fullmatch(key))}
     others = {
         key if is_of_class(key) else key.replace("/", " ").replace("_", " "): value
         for key, value in record.items()
         if key not in NO_METRICS and key not in METRICS
+        and _class_of(key) not in classes
         and isinstance(value, Real) and not isinstance(value, bool)
     }  # fmt: skip
     return known | others
+
+
+def _class_of(key: str) -> str | None:
+    """The class of a metric by CocoMetric's classwise names, coco/dog_precision, which say what AP-dog says."""
+    match = re.fullmatch(r"(?:\w+/)?(.+)_precision", key)
+    return match and match[1]
 
 
 def print_metrics(metrics: dict[str, float], title: str) -> None:

@@ -112,8 +112,12 @@ def test_the_page_shows_pictures_and_says_what_cannot_be_read(run, tmp_path):
 
 
 def test_a_page_or_json_that_cannot_be_written_is_a_sentence(run):
-    with pytest.raises(UserError, match=r"data.xyz cannot be written: .*; name a .png file"):
-        run("--page", "data.xyz")
+    for page, words in (
+        ("data.xyz", "a page is a picture; name a .png file"),
+        ("config.json/a.png", "config.json is no folder"),
+    ):
+        with pytest.raises(UserError, match=words):
+            run("--page", page)
     with pytest.raises(UserError, match=r"config.json/a cannot be written"):
         run("--json", "config.json/a")
 
@@ -177,6 +181,17 @@ def test_training_begins_with_a_few_lines_on_its_data(run, capsys):
     assert lines[3] == (
         "data: 11 pictures looked at, nothing stops the training; convnext-backbones check-data looks "
         "at every file"
+    )
+
+
+def test_a_file_too_large_for_the_look_is_named(run, monkeypatch, capsys):
+    def unread(config, split, *, most=None):
+        return Records(split, "boxes", (), annotations=f"{split}.json", unread=most + 2**20)
+
+    monkeypatch.setattr(tiny_host, "records", unread)
+    run("--work-dir", "here", command=train)
+    assert (
+        "data: train not looked at: train.json has 33 MB, more than 32" in capsys.readouterr().out
     )
 
 

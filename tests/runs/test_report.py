@@ -48,3 +48,9 @@ def test_the_curves_are_drawn_with_a_loss_that_is_no_number(tmp_path):
     validation = [{"at": 1, "accuracy/top1": 0.5}]
     assert report.save_curves(training, validation, tmp_path / "curves.png")
     assert np.asarray(Image.open(tmp_path / "curves.png").convert("L")).std() > 5
+
+
+def test_what_stands_in_the_table_of_classes_is_no_row_of_the_metrics(capsys):
+    record = {"coco/bbox_mAP": 0.3, "coco/dog_precision": 0.4, "AP-dog": 0.4, "precision": 0.5}
+    assert report.metrics_of(record) == {"box AP": 0.3, "AP-dog": 0.4, "precision": 0.5}
+    assert "coco dog precision" in report.metrics_of({"coco/dog_precision": 0.4})

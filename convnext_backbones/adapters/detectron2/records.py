@@ -24,8 +24,8 @@ _MAPS_SETTING = "{{name: NAME_{split}, images: {images}, labels: {labels}, class
 
 
 def records(run: Run, split: str, *, most: int | None = None) -> Records | None:
-    """What the data sets of a split hold; None for "test", which is the validation's over again, and for
-    annotation files of more than `most` bytes."""
+    """What the data sets of a split hold; None for "test", which is the validation's over again.
+    An annotation file of more than `most` bytes is left `unread`."""
     settings = run.settings
     names = {"train": settings.train_data, "val": settings.test_data}.get(split)
     if not names:
@@ -36,8 +36,9 @@ def records(run: Run, split: str, *, most: int | None = None) -> Records | None:
                 f"no data set {name!r} is registered; {nearest(name, DatasetCatalog.list())}"
             )
     files = [MetadataCatalog.get(name).get("json_file") or "" for name in names]
-    if most is not None and any(os.path.isfile(f) and os.path.getsize(f) > most for f in files):
-        return None
+    for file in files:
+        if most is not None and os.path.isfile(file) and (size := os.path.getsize(file)) > most:
+            return Records(split, "boxes", (), annotations=file, unread=size)
     meta = MetadataCatalog.get(names[0])
     maps = bool(meta.get("sem_seg_root")) and not meta.get("json_file")
     one = len(names) == 1

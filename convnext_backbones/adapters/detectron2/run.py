@@ -147,8 +147,17 @@ def check_data(run: Run, splits: Sequence[str] = ("train", "val")) -> None:
             kind = DATA.get(meta.get("evaluator_type"))
             up = Path(meta.image_root).parent if kind else None
             root = up.parent if kind == "ade20k" else up
-            expected = preparation.LAYOUTS[kind].format(root=root) if kind else f"    {paths}"
-            way = "set DETECTRON2_DATASETS to the folder above it"
+            builtin = kind if name.startswith(("coco_", "ade20k_")) else None
+            expected = (
+                preparation.LAYOUTS[builtin].format(root=root)
+                if builtin
+                else "\n".join(f"    {path}{', missing' * (path in missing)}" for path in paths)
+            )
+            way = (
+                "set DETECTRON2_DATASETS to the folder above it"
+                if builtin
+                else f"say where the data set {name!r} lies in the config that registers it"
+            )
             raise preparation.missing_data(split, missing[0], expected, way)
     check(run, splits)
 
@@ -256,9 +265,7 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
         )
         ending = [stopping]
         if run.early_stop:
-            ending.append(
-                EarlyStopping(run.early_stop, settings.eval_period, folder, checkpointer)
-            )
+            ending.append(EarlyStopping(run.early_stop, settings.eval_period, folder, checkpointer))
         trainer.register_hooks([*every, *saving, evaluation, *ending])
         checkpointer.resume_or_load(settings.weights, resume=resume)
         if main:

@@ -4,7 +4,14 @@ Their metrics, by which checkpoints are compared, stay as they are. Names as in 
 "IoU-road (%)", "AP-person" of boxes and "mask AP-person", from 0 to 1.
 """
 
+import math
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import numpy as np
 from mmdet.evaluation import CocoMetric
+from mmdet.evaluation.metrics import coco_metric
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmseg.evaluation import IoUMetric
@@ -47,23 +54,41 @@ def _keep_iou(metric: IoUMetric) -> None:
 
 
 def _keep_ap(metric: CocoMetric) -> None:
-    """With classwise=True, which adds a name for each class to the metrics; they are taken out again
-    unless the config asked for them. Of boxes and masks the last named counts."""
-    plain, asked = metric.compute_metrics, metric.classwise
-    of = "mask AP" if metric.metrics[-1] == "segm" else "AP"
-    metric.classwise = True
+    """From the evaluations of COCO's API that the metric makes: what it returns with classwise=True has
+    one name for a class, where boxes and masks are two values."""
+    plain = metric.compute_metrics
 
     def keeping(results):
-        found = plain(results)
-        by_class = {k: v for k, v in found.items() if k.endswith("_precision")}
-        setattr(
-            metric,
-            KEPT,
-            {f"{of}-{k.removesuffix('_precision')}": float(v) for k, v in by_class.items()},
-        )
-        return found if asked else {k: v for k, v in found.items() if k not in by_class}
+        kept: dict[str, float] = {}
+
+        def keep(evaluation) -> None:
+            # precision: (IoU, recall, class, area, most boxes); area 0 is all, -1 the most boxes
+            precision = evaluation.eval["precision"][..., 0, -1]
+            words = {"bbox": "AP", "segm": "mask AP"}[evaluation.params.iouType]
+            for k, category in enumerate(metric.cat_ids):
+                of_class = precision[:, :, k]
+                of_class = of_class[of_class > -1]
+                name = metric._coco_api.loadCats(category)[0]["name"]
+                kept[f"{words}-{name}"] = float(np.mean(of_class)) if of_class.size else math.nan
+
+        with _followed("COCOeval", keep), _followed("COCOevalMP", keep):
+            found = plain(results)
+        setattr(metric, KEPT, kept)
+        return found
 
     metric.compute_metrics = keeping
+
+
+def _followed(name: str, keep: Callable[[Any], None]):
+    """For a while, let CocoMetric's evaluations by class call `keep` when they are whole."""
+
+    class Followed(getattr(coco_metric, name)):
+        def accumulate(self, *args, **kwargs):
+            super().accumulate(*args, **kwargs)
+            if self.params.useCats:  # proposals have no classes
+                keep(self)
+
+    return mock.patch.object(coco_metric, name, Followed)
 
 
 class ClassesHook(Hook):

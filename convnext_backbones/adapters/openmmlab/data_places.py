@@ -1,6 +1,7 @@
 """Whether the files of a config's data sets lie where it says, told with the config's own paths."""
 
 import collections
+import copy
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from mmengine.config import Config
 
 from ...errors import UserError
 from ...runs import preparation
+from ...runs.randomness import seeded_by
 from .config_mistakes import data_sets
 from .signatures import classes_of, walk
 
@@ -115,6 +117,35 @@ def _check_evaluator(cfg: Config, split: str) -> None:
                 f"{place}.ann_file is {file}, which is missing"
                 + (f"; the {split} data set's is {own}: set {place}.ann_file={own}" if own else "")
             )
+
+
+def try_pipeline(dataset: Any, split: str) -> None:
+    """Take the first picture of a data set that is built through its pipeline.
+
+    Raises:
+        UserError: a transform cannot take it, for its arguments as a rule; it names both.
+    """
+    while hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    steps = getattr(getattr(dataset, "pipeline", None), "transforms", ())
+    if not steps or not len(dataset):
+        return
+    with seeded_by(0):  # the run draws what it would have drawn
+        result = dataset.get_data_info(0)
+        picture = result.get("img_path")
+        for k, step in enumerate(copy.deepcopy(list(steps))):  # some keep pictures
+            try:
+                result = step(result)
+            except (UserError, OSError):  # of files, which the checks of data name
+                return
+            except Exception as error:
+                raise UserError(
+                    f"{type(step).__name__}, number {k} of the pipeline for {split}, cannot take {picture}: "
+                    f"{type(error).__name__}: {error}. Compare its arguments with what it is documented "
+                    f"to take: {step!r}"
+                ) from error
+            if result is None:
+                return
 
 
 def check_masks(dataset: Any, split: str) -> None:

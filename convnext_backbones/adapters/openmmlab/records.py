@@ -22,14 +22,14 @@ STRIDE = 32  # of the last stage
 
 def records(cfg: Config, split: str, *, most: int | None = None) -> Records | None:
     """What the data set of a split holds; None for a split that the config does not have, that is the
-    validation's over again, or whose annotation file has more than `most` bytes."""
+    validation's over again. An annotation file of more than `most` bytes is left `unread`."""
     settings = _data_set(cfg, split)
     if settings is None or (split == "test" and settings == _data_set(cfg, "val")):
         return None
     init_default_scope(cfg.default_scope)
     parts = [part for _, part in data_sets(cfg, split)]
-    if most is not None and any(_bytes(part) > most for part in parts):
-        return None
+    if most is not None and (largest := max(parts, key=_bytes)) and _bytes(largest) > most:
+        return Records(split, "boxes", (), annotations=largest["ann_file"], unread=_bytes(largest))
     found = [_records_of(cfg, split, part) for part in parts]
     first = found[0]
     for other in found[1:]:  # of a ConcatDataset: annotation files are read of a single one
@@ -248,6 +248,9 @@ def _resizes(pipeline) -> Iterator[tuple[tuple[float, float] | None, float, bool
                 scale = scale[0]  # RandomResize between two
             factor = transform.get("scale_factor") or 1.0
             factor = factor[0] if isinstance(factor, list | tuple) else factor
+            numbers = [factor, *(scale if isinstance(scale, list | tuple) else [scale or 0])]
+            if not all(isinstance(number, int | float) for number in numbers):
+                continue  # the run names it: data_places.try_pipeline
             if isinstance(scale, int):  # of the shorter side
                 yield (scale, math.inf), 1.0, True
             else:

@@ -33,7 +33,7 @@ from ...runs.visualize import spread
 from . import config_files, config_mistakes, data_places, fine_tuning
 from .by_class import ClassesHook, keep_classes, scores_of
 from .checkpoints import read_training_checkpoint
-from .data_places import check_masks
+from .data_places import check_masks, try_pipeline
 from .guards import Guard, StopOnSignal
 from .prediction import holds_objects, multi_scale_pipeline, names_of, test_pipeline
 from .prediction import infer as infer
@@ -66,12 +66,14 @@ class QuietRunner(Runner):
         with preparation.refused("training data"):
             built = super().build_train_loop(loop)
             check_masks(built.dataloader.dataset, "training")
+            try_pipeline(built.dataloader.dataset, "training")
             return built
 
     def build_val_loop(self, loop):
         with preparation.refused("validation"):
             built = super().build_val_loop(loop)
             check_masks(built.dataloader.dataset, "validation")
+            try_pipeline(built.dataloader.dataset, "validation")
             return built
 
     def build_test_loop(self, loop):

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+from ...data.records import VOID
 from ...errors import UserError
 from ...runs import sample
 from ...runs.sample_data import OVERLAYS, PALETTE, SEGMENTATION_CLASSES, SHAPES
 
+SEGMENTATION_FOLDERS = {"train": "training", "val": "validation", "test": "validation"}
 SHRUNK_GROUPS = 8  # of RTMDet's GroupNorm
 
 
@@ -49,6 +51,12 @@ def shrink_segmentation(cfg, root: Path) -> list[str]:
         dataset.update(
             type="BaseSegDataset",
             data_root=str(root / "ade" / "ADEChallengeData2016"),
+            ann_file="",
+            data_prefix=dict(
+                img_path=f"images/{SEGMENTATION_FOLDERS[loader]}",
+                seg_map_path=f"annotations/{SEGMENTATION_FOLDERS[loader]}",
+            ),
+            ignore_index=VOID,
             img_suffix=".jpg",
             seg_map_suffix=".png",
             reduce_zero_label=True,
@@ -57,7 +65,12 @@ def shrink_segmentation(cfg, root: Path) -> list[str]:
         )
     shrink_heads = _known(_SEGMENTATION_HEADS, cfg.model.decode_head)
     heads = shrink_heads(cfg.model, len(SEGMENTATION_CLASSES))
-    cfg.model.data_preprocessor.size = crop
+    cfg.model.data_preprocessor.update(size=crop, seg_pad_val=VOID)
+    for part in ("decode_head", "auxiliary_head"):
+        if "ignore_index" in cfg.model.get(part, {}):
+            cfg.model[part].ignore_index = VOID
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        evaluator.pop("ignore_index", None)
     cfg.model.test_cfg = dict(mode="whole")
     for transform in cfg.tta_pipeline:
         if transform["type"] == "TestTimeAug":
@@ -105,7 +118,14 @@ def shrink_detection(cfg, root: Path) -> list[str]:
     ]
     for loader, pipeline in (("train", train), ("val", test), ("test", test)):
         dataset = cfg[f"{loader}_dataloader"].dataset
-        dataset.update(data_root=f"{root}/coco/", metainfo=metainfo, pipeline=pipeline)
+        split = "train2017" if loader == "train" else "val2017"
+        dataset.update(
+            data_root=f"{root}/coco/",
+            ann_file=f"annotations/instances_{split}.json",
+            data_prefix=dict(img=f"{split}/"),
+            metainfo=metainfo,
+            pipeline=pipeline,
+        )
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
         evaluator.ann_file = f"{root}/coco/annotations/instances_val2017.json"
     heads = _known(_DETECTION_HEADS, cfg.model)(cfg.model, len(SHAPES))
