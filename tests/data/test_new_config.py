@@ -389,6 +389,13 @@ def test_lr_falls_with_the_batch_and_random_weights_have_one_rate(found, tmp_pat
         planned(sized, Wishes("rtmdet", framework="mmdet", weights="runs/mine.pth"))
 
 
+@pytest.mark.parametrize(("size", "queries"), [((640, 480), 900), ((224, 168), 106), ((64, 48), 9)])
+def test_dino_has_fewer_queries_than_the_maps_have_positions(size, queries, found, tmp_path):
+    plan = planned(with_sizes(found["detection"], *size, 100), Wishes("dino", framework="mmdet"))
+    text = written(plan, tmp_path / "dino.py")
+    assert (f"num_queries={queries}," in text) == (queries < 900)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_backbone_has_published_weights(found, name):
     plan = planned(found["detection"], Wishes("faster_rcnn", name, "mmdet"))

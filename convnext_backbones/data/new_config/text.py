@@ -1,6 +1,7 @@
 """A plan -> the text of a config."""
 
 import json
+import math
 import os
 import textwrap
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from ..found import Found
 from .plan import FRAMEWORKS, TASKS, VALIDATIONS, Plan
 
 WIDTH = 100
+QUERIES = 900  # of DINO's recipe
 TTA = (0.75, 1.0, 1.25)  # of the test size
 HERE = {"openmmlab": "{{ fileDirname }}", "detectron2": "Path(__file__).resolve().parent"}
 
@@ -40,6 +42,8 @@ def written(plan: Plan, out: str | Path, command: str = "convnext-backbones new-
         length=plan.epochs or plan.iterations,
         norm_groups=_norm_groups(plan.channels),
         masks=plan.found.task == "instance",
+        queries=_queries(plan.scale),
+        most_queries=QUERIES,
         average_steps=max(2, plan.steps // 20),
         short_sides=_short_sides(plan),
         period=max(1, plan.steps // VALIDATIONS),
@@ -72,6 +76,15 @@ def comment(*sentences: str, indent: int = 0) -> str:
             break_long_words=False, break_on_hyphens=False,
         )  # fmt: skip
     return f"\n{' ' * indent}".join(lines)
+
+
+def _queries(scale: tuple[int, int]) -> int:
+    """DINO's, which are chosen among the positions of all maps: half of those that the smallest training
+    pictures have, which are half as long, and at most the recipe's."""
+    positions = sum(
+        math.prod(math.ceil(side / 2 / stride) for side in scale) for stride in (8, 16, 32, 64)
+    )
+    return min(QUERIES, positions // 2)
 
 
 def _short_sides(plan: Plan) -> list[int]:
