@@ -18,8 +18,9 @@ def why_not(block: nn.Module, x: Tensor) -> str | None:
     """Why block(x) runs the plain steps of Block.forward; None where a fast path stands for them.
 
     The fast paths compute exactly the block that Block.__init__ builds. They stand aside where
-    someone looked into or changed it, where the model is compiled, exported, traced or counted, and
-    in float16, whose range is too small for weights times an initial layer scale of 1e-6.
+    someone looked into or changed it, where the model is compiled, exported, traced or counted; on a
+    CPU in float16, whose range is too small for weights times an initial layer scale of 1e-6; on a GPU
+    where no table says that kernels pay, and, which this does not ask, where a batch is padded.
     """
     return weights_or_reason(block, x)[1]
 
