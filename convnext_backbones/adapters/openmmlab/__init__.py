@@ -18,10 +18,11 @@ except ImportError as error:
     ) from error
 
 from .backbone import ConvNeXt, ConvNeXtV2
+from .early_stopping import StopEarly
 from .optimizer import ConvNeXtLayerDecay
 from .patches import COCO_CLASSES, EXACT_RESUME, PICTURES, SAFE_READING, SAVING, WHOLE_LOADING
 
-__all__ = ["ConvNeXt", "ConvNeXtLayerDecay", "ConvNeXtV2"]
+__all__ = ["ConvNeXt", "ConvNeXtLayerDecay", "ConvNeXtV2", "StopEarly"]
 
 SAFE_READING.apply()
 SAVING.apply()

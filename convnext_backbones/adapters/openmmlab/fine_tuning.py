@@ -97,7 +97,8 @@ def _optimizers(wrapper: MutableMapping) -> Iterator[tuple[str, MutableMapping]]
 
 
 def _stop_early(cfg: Config, patience: int) -> str:
-    hooks = [hook for hook in cfg.get("custom_hooks") or [] if _name(hook) != "EarlyStoppingHook"]
+    before = cfg.get("custom_hooks") or []
+    hooks = [hook for hook in before if _name(hook) not in ("EarlyStoppingHook", "StopEarly")]
     saving = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     best = saving.get("save_best")
     monitor = best[0] if isinstance(best, list | tuple) and best else best
@@ -111,7 +112,7 @@ def _stop_early(cfg: Config, patience: int) -> str:
     rule = saving.get("rule")
     rule = rule[0] if isinstance(rule, list | tuple) and rule else rule
     # a metric that stays the same is no better one
-    hook = ConfigDict(type="EarlyStoppingHook", monitor=monitor, patience=patience, min_delta=1e-9)
+    hook = ConfigDict(type="StopEarly", monitor=monitor, patience=patience, min_delta=1e-9)
     if rule:
         hook.rule = rule
     cfg.custom_hooks = [*hooks, hook]

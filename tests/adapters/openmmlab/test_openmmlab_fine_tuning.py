@@ -340,7 +340,7 @@ def test_options_change_the_config_and_say_so(tmp_path, capsys):
     assert all(now == pytest.approx(was / 10) for now, was in ends)
     stopping = cfg.custom_hooks[-1]
     assert (stopping.type, stopping.monitor, stopping.patience) == (
-        "EarlyStoppingHook", "coco/bbox_mAP", 4,
+        "StopEarly", "coco/bbox_mAP", 4,
     )  # fmt: skip
     said = capsys.readouterr().out
     for option in ("--weights", "--freeze 2", "--lr-factor 0.1", "--early-stop 4"):
@@ -366,7 +366,13 @@ def test_options_that_the_config_has_nothing_for_are_refused():
 
 
 def test_a_run_stops_early(tmp_path):
-    stopping = dict(type="EarlyStoppingHook", monitor="mIoU", patience=2, min_delta=1e-9)
-    started = runner(tmp_path, hooks=[stopping], steps=9)
+    stopping = dict(type="StopEarly", monitor="mIoU", patience=2, min_delta=1e-9)
+    rarely = dict(checkpoint=dict(type="CheckpointHook", by_epoch=False, interval=100))
+    started = runner(tmp_path, hooks=[stopping], steps=9, default_hooks=rarely)
     started.train()
     assert started.iter == 3  # the first is the best
+    assert run.last_checkpoint(started) == tmp_path / "stopped_early_at_iter_3.pth"
+
+    resumed = runner(tmp_path, hooks=[{**stopping, "patience": 3}], steps=9, resume=True)
+    resumed.train()
+    assert resumed.iter == 4  # two had been waited for
