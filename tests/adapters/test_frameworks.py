@@ -81,7 +81,7 @@ def test_bases_in_a_circle_and_yaml_bases_are_followed(tmp_path):
         ("a.yaml", "- 1\n", "cannot be told"),
         ("a.yaml", "", "cannot be told"),
         ("a.py", "model = (\n", "cannot be read"),
-        ("a.py", "\0", "cannot be read"),
+        ("a.py", "\0", "is no text"),
         ("a.yaml", "a: [\n", "cannot be read"),
         (None, "", r"there is no config .*a\.py; near it"),
     ],

@@ -19,7 +19,8 @@ def root(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mistake", mistakes.TABLE, ids=lambda mistake: mistake.what)
-def test_a_mistake_gets_its_sentence(mistake, root, tmp_path):
+def test_a_mistake_gets_its_sentence(mistake, root, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")  # a table's cells in one line, however long the folder's name
     status, text = mistakes.answered(mistake, root, tmp_path / "here")
     assert not mistakes.TRACE.search(text)
     assert re.search(mistake.words, " ".join(text.split()))
