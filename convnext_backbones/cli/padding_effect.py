@@ -78,14 +78,14 @@ def weights_of(model, source):
 
 
 def read(source, limit):
+    from pathlib import Path
+
     from PIL import Image
 
-    from ..runs.commands import pictures
+    from ..data.pictures import picture_files, read_picture
 
-    images = []
-    for path in pictures(source)[:limit]:
-        try:
-            images.append(Image.open(path).convert("RGB"))
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error}; take it out of the folder") from error
-    return images
+    path = Path(source)
+    files = picture_files(path) if path.is_dir() else [path] if path.is_file() else []
+    if not files:
+        raise UserError(f"there is no picture or folder {source}, or the folder holds no pictures")
+    return [Image.fromarray(read_picture(file)) for file in files[:limit]]

@@ -428,5 +428,6 @@ def test_a_written_config_says_why(write):
     text = write("detection", "--framework", "mmdet", "--classes", "red,blue,green").read_text()
     for words in ("Written by", "# size: ", "# batch: ", "# lr: ", "# length: ", "train --early-stop 5"):  # fmt: skip
         assert words in text, words
-    assert max(map(len, text.splitlines())) <= 120
+    own = [line for line in text.splitlines() if "/" not in line]  # a folder's name may be long
+    assert max(map(len, own)) <= 100
     assert "\n\n\n" not in text

@@ -104,7 +104,11 @@ def test_wrappers_are_looked_through(here):
 
 def test_large_annotation_files_are_left_for_later(here):
     data = records(Config.fromfile("boxes.py"), "train", most=10)
-    assert (data.unread > 10, data.annotations, data.records) == (True, "annotations/train.json", [])
+    assert (data.unread > 10, data.annotations, data.records) == (
+        True,
+        "annotations/train.json",
+        [],
+    )
 
 
 def test_a_data_set_that_cannot_be_built_says_why(here):
