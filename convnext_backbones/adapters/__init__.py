@@ -6,6 +6,7 @@ folder here, whose run.py fulfils runs.host.Host, and a row. Importing this modu
 
 import ast
 import importlib
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,7 +113,12 @@ def host_of(framework: str):
     """
     row = FRAMEWORKS[framework]
     try:
-        return importlib.import_module(row.run)
+        with warnings.catch_warnings():
+            # a framework's own, on packages that it would like to have beside it
+            warnings.filterwarnings(
+                "ignore", module=r"(mmengine|mmcv|mmdet|mmseg|detectron2)(\.|$)"
+            )
+            return importlib.import_module(row.run)
     except ImportError as error:
         raise UserError(
             f"a config of {row.title} needs a framework that is not here: {error}"
