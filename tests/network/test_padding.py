@@ -761,7 +761,8 @@ def test_the_tool_answers_a_wrong_argument_with_a_sentence(measured, arguments, 
 
 
 def test_threads_note_and_look_up_sizes_at_once():
-    """Each with its own batches, as several do in a server; the notes of all are one table."""
+    """Each with its own batches, as several do in a server; the notes of all are one table. Threads that
+    take turns every microsecond meet in it."""
     failed = []
 
     def work():
@@ -770,7 +771,7 @@ def test_threads_note_and_look_up_sizes_at_once():
             for _ in range(300):
                 batch = torch.zeros(1, 3, 8, 8)
                 padding.note_image_sizes(batch, [(4, 8)])
-                kept = [*kept[-20:], batch]
+                kept = [*kept[-200:], batch]  # many, so that a look through the notes takes a while
                 assert padding.noted_image_sizes(batch) == [(4, 8)]
                 with pytest.raises(UserError, match="not known for"):
                     padding.noted_image_sizes(batch.clone())
@@ -778,8 +779,13 @@ def test_threads_note_and_look_up_sizes_at_once():
             failed.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     assert failed == []
