@@ -2,7 +2,8 @@
 
 Its YAML loader builds any Python object that a file names, which is a call of any function; Config.fromfile
 and every `_base_` go through it. Its schemes beside files and http ("torchvision://", "s3://", ..) end in
-torch.load, with which the maintained fork falls back to executing a file.
+torch.load, with which the maintained fork falls back to executing a file. An inferencer of weights alone runs
+the text of the config that is stored beside them.
 """
 
 import functools
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 import yaml
 from mmengine.fileio.handlers import YamlHandler
+from mmengine.infer import BaseInferencer
 from mmengine.runner import CheckpointLoader
 
 from ...errors import UserError
@@ -51,6 +53,19 @@ def _plainly(plain):
             ) from error
 
     return load_from_fileobj
+
+
+def _with_a_config(plain):
+    @functools.wraps(plain)
+    def _init_model(self, cfg, weights, device="cpu"):
+        if not cfg:
+            raise UserError(
+                f"the config stored in {weights} is Python, which would be run, and is not; give the inferencer "
+                "the config file too: model='config.py', weights=.."
+            )
+        return plain(self, cfg, weights, device)
+
+    return _init_model
 
 
 def _without_executing(plain: Callable) -> Callable:
@@ -91,5 +106,10 @@ def _scheme(prefix: str) -> Patch:
 OTHERS = [
     prefix for prefix in CheckpointLoader._schemes if prefix not in ("", "http://", "https://")
 ]
-SAFE_CONFIGS = patched_attribute(YamlHandler, "load_from_fileobj", _plainly)
+SAFE_CONFIGS = Patches(
+    [
+        patched_attribute(YamlHandler, "load_from_fileobj", _plainly),
+        patched_attribute(BaseInferencer, "_init_model", _with_a_config),
+    ]
+)
 OTHER_SCHEMES = Patches(map(_scheme, OTHERS))
