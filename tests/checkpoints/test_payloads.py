@@ -5,11 +5,12 @@ read the file, or refuse it.
 """
 
 import contextlib
+import functools
 import io
 import pickle
 import tarfile
+import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,10 +83,19 @@ def numpy_file(folder, marker):
 
 
 def stored_config(text):
+    """A checkpoint that a run can go on from, with a text where MMEngine keeps, and looks for, its config."""
+
     def write(folder, marker):
-        meta = {"epoch": 0, "iter": 0, "config": text.format(marker=marker)}
-        state = ConvNeXt(SIZE).state_dict()
-        torch.save({"meta": meta, "state_dict": state, "model": state}, folder / "file.pth")
+        model, config = ConvNeXt(SIZE), text.format(marker=marker)
+        content = {
+            "meta": {"epoch": 3, "iter": 12, "config": config, "cfg": config},
+            "state_dict": model.state_dict(),
+            "model": model.state_dict(),
+            "message_hub": {"log_scalars": {}, "runtime_info": {"cfg": config}, "resumed_keys": {}},
+            "optimizer": torch.optim.SGD(model.parameters(), lr=0.1).state_dict(),
+            "param_schedulers": [],
+        }
+        torch.save(content, folder / "file.pth")
 
     return write
 
@@ -106,7 +116,7 @@ PAYLOADS = {
     "config: a statement": stored_config("open({marker!r}, 'w').close()\ngpu_ids = [0]\n"),
     "config: an import": stored_config("import pathlib\npathlib.Path({marker!r}).touch()\n"),
     "config: a lazy one": stored_config(
-        "from mmengine.config import read_base\nwith read_base():\n    open({marker!r}, 'w')\n"
+        "from mmengine.hooks import EMAHook\nhooks = [EMAHook, open({marker!r}, 'w').name]\n"
     ),
     "config: an expression": stored_config("a = dict(b=[open({marker!r}, 'w').name])\n"),
 }  # fmt: skip
@@ -133,26 +143,65 @@ def initialised(file):
     ).init_weights()
 
 
-def runner_of(file):
-    """MMEngine's Runner, of which there is as much as loading and resuming need."""
+class Trained(ConvNeXt):
+    """What MMEngine's Runner trains."""
+
+    def train_step(self, data, optim_wrapper):
+        raise NotImplementedError
+
+
+class AnotherTrained(torch.nn.Module):
+    """The same without a network of this package; as many parameters, which the optimizer counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = torch.nn.ParameterList(torch.zeros(()) for _ in ConvNeXt(SIZE).parameters())
+
+    train_step = Trained.train_step
+
+
+@functools.cache
+def runner_of(model):
+    """MMEngine's Runner as it is when train() comes to load_or_resume(); built once for each model."""
     openmmlab()
     from mmengine.runner import Runner
 
-    runner = Runner.__new__(Runner)
-    runner._hooks, runner.model = [], ConvNeXt(SIZE)
-    runner.logger = SimpleNamespace(info=print, warning=print)
-    runner._randomness_cfg, runner._world_size, runner.auto_scale_lr = {}, 1, None
-    runner._train_loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=None))
+    folder = tempfile.TemporaryDirectory()
+    runner = Runner(
+        model=Trained(SIZE) if model == "ConvNeXt" else AnotherTrained(),
+        work_dir=folder.name,
+        train_dataloader=torch.utils.data.DataLoader([0]),
+        train_cfg=dict(by_epoch=False, max_iters=20),
+        optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)),
+        param_scheduler=[],
+        log_level="ERROR",
+        experiment_name=f"payloads {model}",
+    )
+    runner.folder = folder  # until both go
+    runner.build_train_loop(runner.train_loop)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
     return runner
 
 
-def resumed(file):
-    runner = runner_of(file)
-    type(runner).train_loop, before = runner._train_loop, type(runner).train_loop
-    try:
-        runner.resume(file)
-    finally:
-        type(runner).train_loop = before
+def started(model, *, resume):
+    def read(file):
+        runner = runner_of(model)
+        runner._has_loaded, runner._load_from, runner._resume = False, file, resume
+        runner.train_loop._iter = 0
+        runner.load_or_resume()
+        assert runner.iter == (12 if resume else 0)
+
+    return read
+
+
+def inferred(file):
+    """An inferencer without a config takes the one in the file."""
+    openmmlab()
+    from mmengine.config import Config
+    from mmengine.infer import BaseInferencer
+
+    BaseInferencer._init_model(None, Config(), file)
 
 
 def detectron2(model, action):
@@ -205,8 +254,12 @@ WAYS = {
     "check-weights": lambda file: check_weights.main([file]),
     "convert": lambda file: convert.main([file, "--to", "timm", "--out", f"{file}.out"]),
     "init_cfg": initialised,
-    "load_from": lambda file: runner_of(file).load_checkpoint(file),
-    "resume": resumed,
+    **{
+        f"{name}, {model}": started(model, resume=name == "resume")
+        for model in ("ConvNeXt", "another")
+        for name in ("load_from", "resume")
+    },
+    "inferencer": inferred,
     "newest": latest,
     "test and predict, OpenMMLab": evaluated("openmmlab"),
     "test and predict, Detectron2": evaluated("detectron2"),
@@ -217,12 +270,9 @@ WAYS = {
     },
 }
 
-# What a way answers beside sentences: the host's own errors, and those of what stands for a runner.
+# What a way answers beside sentences: the host's own errors.
 HOSTS = (AttributeError, TypeError, AssertionError, KeyError, ValueError)
-OTHERS = {
-    way: HOSTS
-    for way in ("load_from", "resume", "Detectron2, another, .pkl", "Detectron2, another, .pyth")
-}
+OTHERS = {way: HOSTS for way in ("Detectron2, another, .pkl", "Detectron2, another, .pyth")}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -238,6 +288,34 @@ def test_no_payload_is_executed(way, tmp_path):
         if marker.exists():
             executed.append(name)
     assert executed == []
+
+
+@pytest.mark.parametrize("model", ["ConvNeXt", "another"])
+def test_a_run_goes_on_past_a_stored_config_that_would_run_if_it_were_kept(
+    model, tmp_path, monkeypatch
+):
+    """So that the table above reaches the place where MMEngine runs it."""
+    openmmlab()
+    from convnext_backbones.adapters.openmmlab import checkpoints
+
+    def executed() -> list[str]:
+        found = []
+        for name in (name for name in PAYLOADS if name.startswith("config")):
+            marker = tmp_path / "executed"
+            PAYLOADS[name](tmp_path, str(marker))
+            with contextlib.suppress(*([Exception] if kept else [])):
+                started(model, resume=True)(str(tmp_path / "file.pth"))
+            if marker.exists():
+                found.append(name)
+                marker.unlink()
+        return found
+
+    kept = False
+    assert executed() == []
+    kept = True
+    monkeypatch.setattr(checkpoints, "without_config_text", lambda content: content)
+    # "an import" is one of a lazy config, where a module cannot be called
+    assert {*executed(), "config: an import"} == {n for n in PAYLOADS if n.startswith("config")}
 
 
 # ---- configs -------------------------------------------------------------------------------------
