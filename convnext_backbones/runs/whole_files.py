@@ -171,12 +171,15 @@ def check_room(
     free = shutil.disk_usage(folder).free
     files = min(count, count if kept is None else kept)
     existing = sum(file.stat().st_size for file in folder.glob("*.pth"))  # of the run that goes on
-    aside = max(size, best)  # what is written before an old one goes
+    aside = (
+        size + best
+    )  # what is written before an old one goes; MMEngine writes both for a new best
     needed = max(files * size + best - existing, 0) + aside
     sentence = (
         f"{folder} has {_bytes(free)} free, and this run needs {_bytes(needed)}: {files} checkpoint"
-        f"{'s' * (files > 1)} of {_bytes(size)}, the best weights of {_bytes(best)} and one more while it "
-        "is written. Make room, keep fewer, or choose another folder"
+        f"{'s' * (files > 1)} of {_bytes(size)}{f', the best weights of {_bytes(best)}' if best else ''} and "
+        f"one more{' of each' if best else ''} while it is written. Make room, keep fewer, or choose another "
+        "folder"
     )
     if kept is None and needed > free >= min(files, 1) * size + best + aside:
         LOGGER.warning("%s", sentence)

@@ -151,7 +151,9 @@ def test_a_run_that_does_not_fit_is_refused_before_it_starts(tmp_path, disk_of, 
         UserError, match=r"has 40\.0 MiB free, and this run needs 50\.0 MiB: 4 checkpoints"
     ):
         check_room(tmp_path, 10 * 2**20, 9, kept=4)
-    with pytest.raises(UserError, match=r"the best weights of 5\.0 MiB"):
+    with pytest.raises(
+        UserError, match=r"needs 50\.0 MiB.* the best weights of 5\.0 MiB and one more of each"
+    ):
         check_room(tmp_path, 10 * 2**20, 9, kept=3, best=5 * 2**20)
     (tmp_path / "iter_1.pth").write_bytes(bytes(10 * 2**20))  # of the run that goes on
     check_room(tmp_path, 10 * 2**20, 9, kept=4)
