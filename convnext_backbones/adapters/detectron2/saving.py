@@ -103,9 +103,10 @@ def _checking_room(plain):
             getattr(self.trainer, "_trainer", None), "optimizer", None
         )
         size = weights + (size_of_state(optimizer) if optimizer else 0)
-        count = max(self.max_iter // self.period, 0) + 1  # and the last
-        kept = self.max_to_keep + 1 if self.max_to_keep else None
-        check_room(saving.save_dir, size, count, kept=kept)
+        best = sum(isinstance(hook, hooks.BestCheckpointer) for hook in self.trainer._hooks)
+        others = 1 + best  # model_final and the best
+        kept = self.max_to_keep + others if self.max_to_keep else None
+        check_room(saving.save_dir, size, self.max_iter // self.period + others, kept=kept)
 
     return before_train
 
