@@ -7,7 +7,7 @@ from .detectors import framework_of_names, whole_model, with_our_names
 from .inspection import inspect_checkpoint
 from .loading import LoadReport, load_pretrained
 from .pickle_names import Unbuilt
-from .reading import read_checkpoint
+from .reading import read_checkpoint, read_pickled
 
 __all__ = [
     "CATALOGUE",
@@ -20,6 +20,7 @@ __all__ = [
     "inspect_checkpoint",
     "load_pretrained",
     "read_checkpoint",
+    "read_pickled",
     "whole_model",
     "with_our_names",
 ]

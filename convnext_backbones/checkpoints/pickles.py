@@ -85,6 +85,8 @@ class Pickle:
         holds_files: whether a storage was found inside, as pickle.dump writes them.
     """
 
+    most_opcodes, most_names, most_values = MOST_OPCODES, MOST_NAMES, MOST_VALUES
+
     def __init__(self, stream, size: int, allowed: Iterable[str] = ()):
         self.stream, self.size, self.allowed = stream, size, frozenset(allowed)
         self.budget = MOST_SHARING * size + 1024
@@ -106,7 +108,7 @@ class Pickle:
         value = self._follow()
         if type(value) is Unbuilt:
             raise RefusedError(object_refused(value.name))
-        check_walk([value, self.metadata], DTYPES.keys() | self.allowed)
+        check_walk([value, self.metadata], DTYPES.keys() | self.allowed, self.most_values)
         if any(self.hooks):  # which may have been filled after the tensor's making
             raise RefusedError(
                 "holds a tensor with hooks, and is refused; save only its state_dict"
@@ -124,6 +126,7 @@ class Pickle:
         self.holds_files = True
         inner = Pickle(io.BytesIO(data), len(data))
         inner.opcodes, inner.is_inside = self.opcodes, True
+        inner.most_opcodes = self.most_opcodes
         storage, place = inner._lone_storage()
         self.opcodes = inner.opcodes
         end = place + storage.numel * storage.dtype.itemsize
@@ -174,8 +177,8 @@ class Pickle:
         read = self.stream.read
         while code := read(1):
             self.opcodes += 1
-            if self.opcodes > MOST_OPCODES:
-                raise RefusedError(f"holds a pickle of more than {MOST_OPCODES:,} steps, which no "
+            if self.opcodes > self.most_opcodes:
+                raise RefusedError(f"holds a pickle of more than {self.most_opcodes:,} steps, which no "
                               "checkpoint needs")  # fmt: skip
             if code not in OPCODES:
                 raise RefusedError(
@@ -405,9 +408,9 @@ class Pickle:
         if not isinstance(target, dict) or len(items) % 2:
             raise RefusedError(f"is damaged (its pickle sets items of {said(target)})")
         target.update(zip(checked_keys(items[::2]), items[1::2], strict=True))
-        if len(target) > MOST_NAMES:
+        if len(target) > self.most_names:
             raise RefusedError(
-                f"holds a dictionary of more than {MOST_NAMES:,} names, which no checkpoint has"
+                f"holds a dictionary of more than {self.most_names:,} names, which no checkpoint has"
             )
 
     def _extend(self, target, items: list) -> None:
@@ -427,6 +430,15 @@ class Pickle:
         return target.content
 
 
+class PickledData(Pickle):
+    """The pickle of a data set, which has as many names and steps as its file is long."""
+
+    def __init__(self, stream, size: int):
+        super().__init__(stream, size)
+        self.most_opcodes = self.most_names = size
+        self.most_values = MOST_SHARING * size
+
+
 def _below(value):
     """The values in a container, or None for anything else."""
     if isinstance(value, dict):
@@ -438,7 +450,7 @@ def _below(value):
     return (*value.arguments, value.state) if type(value) is Call else None
 
 
-def check_walk(root, names: Set[str]) -> None:
+def check_walk(root, names: Set[str], most: int) -> None:
     """Refuse containers that hold themselves, nest too deep, or multiply by being shared.
 
     Of the names that a pickle may call, only `names` may be left as values of their own.
@@ -469,7 +481,7 @@ def check_walk(root, names: Set[str]) -> None:
         else:
             path.pop()
             values[id(container)] = count = counts.pop()
-            if count > MOST_VALUES:
-                raise RefusedError(f"unfolds to more than {MOST_VALUES:,} values, and is refused")
+            if count > most:
+                raise RefusedError(f"unfolds to more than {most:,} values, and is refused")
             if counts:
                 counts[-1] += count

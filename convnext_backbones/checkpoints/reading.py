@@ -11,13 +11,13 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UserError
 from .file_kinds import LONGEST_BEGINNING, MOST_NAMES, kind_of_file
 from .pickle_names import RefusedError, shown
 from .sources import locate
-from .torch_files import device_of, read_pickles, read_torch_zip
+from .torch_files import device_of, pickled_data, read_pickles, read_torch_zip
 
-__all__ = ["CheckpointError", "read_checkpoint"]
+__all__ = ["CheckpointError", "read_checkpoint", "read_pickled"]
 
 LARGEST_FILE = 32 * 2**30  # bytes; ConvNeXt V2-H with its optimizer's state has 11 * 2**30
 LARGEST_HEADER = 16 * 2**20  # bytes of safetensors' JSON, a dozen times which its reader takes
@@ -82,8 +82,25 @@ def read_path(path: Path, *, allowed: tuple = (), map_location="cpu") -> dict:
         return content
 
 
+def read_pickled(content: bytes, name: str):
+    """What the pickle of a data set holds, such as annotations or proposals: plain data, numpy's arrays and
+    tensors; nothing is executed, and no object is made.
+
+    Raises:
+        UserError: it holds anything else; the message begins with `name`.
+    """
+    try:
+        with _naming(name):
+            return pickled_data(content)
+    except CheckpointError as error:
+        reason = str(error).partition("; ")[0]
+        raise UserError(
+            f"{reason}; write plain dictionaries, lists, texts, numbers and arrays, or JSON"
+        ) from error
+
+
 @contextlib.contextmanager
-def _naming(path: Path):
+def _naming(path: str | Path):
     """Turn whatever a file makes its readers raise into a CheckpointError that names the file."""
     try:
         yield

@@ -32,7 +32,7 @@ from .pickle_names import (
     object_refused,
     shown,
 )
-from .pickles import TORCH_LEGACY, Pickle
+from .pickles import TORCH_LEGACY, Pickle, PickledData
 
 LARGEST_PICKLE = 4 * 2**30  # bytes of a plain pickle; V2-H has 2.6 * 2**30
 MOST_RECORDS = MOST_NAMES + 1000  # in a zip archive: a tensor each, and a few
@@ -155,6 +155,12 @@ def read_pickles(path: Path, size: int, allowed: tuple, map_location):
     return _torch_load(path, pickle, allowed, map_location)
 
 
+def pickled_data(content: bytes):
+    """What the pickle of a data set holds; numpy's arrays stay arrays."""
+    value = PickledData(io.BytesIO(content), len(content)).load()
+    return _converted(value, lambda value: _of_plain_pickle(value, "cpu", arrays=True))
+
+
 def _names(allowed: tuple) -> dict[str, object]:
     """`allowed` as name -> what torch.load shall take for it."""
     pairs = [
@@ -239,11 +245,12 @@ def _of_torch_file(value, arrays: bool):
     return value
 
 
-def _of_plain_pickle(value, device):
-    """What a leaf of a followed pickle stands for."""
+def _of_plain_pickle(value, device, arrays: bool = False):
+    """What a leaf of a followed pickle stands for; `arrays`: whether numpy's are kept."""
     if type(value) is Array:
         array = value.values()
-        return array if array.dtype.kind in TEXTS else torch.from_numpy(array).to(device)
+        kept = arrays or array.dtype.kind in TEXTS
+        return array if kept else torch.from_numpy(array).to(device)
     if type(value) is ArrayType:
         return value.dtype
     if type(value) is TensorOf and value.storage.data is not None:

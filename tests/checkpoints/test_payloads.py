@@ -239,6 +239,22 @@ def evaluated(host):
     return read
 
 
+def annotations(file):
+    openmmlab()
+    import mmengine
+
+    mmengine.load(file, file_format="pkl")
+
+
+def proposals(file):
+    pytest.importorskip("detectron2")
+    from detectron2.data.build import load_proposals_into_dataset
+
+    import convnext_backbones.adapters.detectron2  # noqa: F401
+
+    load_proposals_into_dataset([], file)
+
+
 def latest(file):
     """What --resume looks at."""
     openmmlab()
@@ -261,6 +277,8 @@ WAYS = {
     },
     "inferencer": inferred,
     "newest": latest,
+    "pickled annotations": annotations,
+    "pickled proposals": proposals,
     "test and predict, OpenMMLab": evaluated("openmmlab"),
     "test and predict, Detectron2": evaluated("detectron2"),
     **{

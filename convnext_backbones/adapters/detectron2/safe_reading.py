@@ -1,4 +1,4 @@
-"""What Detectron2 executes as it reads: .pkl and .pth files, and YAML configs that name Python objects.
+"""What Detectron2 executes as it reads: .pkl and .pth files, proposals, and YAML configs that name Python objects.
 
 Each is read here by this package's reader of checkpoints, whatever the model, and by YAML's safe loader.
 The configs that Detectron2 itself installs are code of the machine, and some compute their anchors: they
@@ -13,22 +13,37 @@ import detectron2
 import yaml
 from detectron2.checkpoint import detection_checkpoint
 from detectron2.config import CfgNode, LazyConfig
+from detectron2.data import build
 from fvcore.common.checkpoint import Checkpointer
 
-from ...checkpoints import read_checkpoint
+from ...checkpoints import read_checkpoint, read_pickled
 from ...errors import UserError
 from ...runs.patching import NOTHING, Patch, Patches, patched_attribute
 
 
-def _reads(module, name: str) -> Patch:
-    """The patch of a module that Detectron2's checkpointer reads files with."""
-    reader = SimpleNamespace(load=lambda file, **_: read_checkpoint(getattr(file, "name", file)))
+def _reads(module, name: str, load) -> Patch:
+    """The patch of a module that Detectron2 reads files with."""
+    reader = SimpleNamespace(load=load)
     return Patch(
         f"{module.__name__}.{name}",
         get=lambda: vars(module)[name],
         put=lambda value: setattr(module, name, value),
         make=lambda plain: reader,
     )
+
+
+def _checkpoint_of(file, **_) -> dict:
+    return read_checkpoint(getattr(file, "name", file))
+
+
+def _proposals_of(file, **_) -> dict:
+    content = read_pickled(file.read(), file.name)
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{file.name}: holds a {type(content).__name__}, and proposals are a dictionary of ids, boxes and "
+            "objectness_logits"
+        )
+    return content
 
 
 def _load_file(plain):
@@ -81,8 +96,9 @@ def _loading_safely(plain):
 SAFE_FILES = Patches(
     [
         patched_attribute(Checkpointer, "_load_file", _load_file),
-        _reads(detection_checkpoint, "pickle"),
-        _reads(detection_checkpoint, "torch"),
+        _reads(detection_checkpoint, "pickle", _checkpoint_of),
+        _reads(detection_checkpoint, "torch", _checkpoint_of),
+        _reads(build, "pickle", _proposals_of),
     ]
 )
 SAFE_CONFIGS = Patches(

@@ -11,8 +11,8 @@
 
 **SAFE_READING**: MMEngine reads checkpoints by executing them, and its newest version refuses its own
 (checkpoints.py). A checkpoint is named in configs, on the command line and by resuming, all of which end
-in CheckpointLoader; there is no option for another reader than its table of schemes. Its configs in YAML may call any function,
-and its inferencers run the config in a checkpoint (safe_reading.py).
+in CheckpointLoader; there is no option for another reader than its table of schemes. Its configs in YAML and pickled
+annotations may call any function, and its inferencers run the config in a checkpoint (safe_reading.py).
 
 **SAVING**: a kill or a full disk during a save leaves a cut file, and with max_keep_ckpts=1 no other
 (saving.py). A config names CheckpointHook, and every user's config does so.
@@ -48,7 +48,7 @@ from ...runs.patching import Patch, Patches, patched_attribute
 from .checkpoints import loading_whole, read_training_checkpoint, resuming_whole
 from .exact_resume import EXACT_RESUME as EXACT_RESUME
 from .padding import noting_sizes
-from .safe_reading import OTHER_SCHEMES, SAFE_CONFIGS
+from .safe_reading import OTHER_SCHEMES, SAFE_FILES
 from .saving import SAVING as SAVING
 
 
@@ -84,7 +84,7 @@ class _CocoClasses(Patches):
 
 
 SAFE_READING = Patches(
-    [*(_reading(prefix) for prefix in ("", "http://", "https://")), *OTHER_SCHEMES, *SAFE_CONFIGS]
+    [*(_reading(prefix) for prefix in ("", "http://", "https://")), *OTHER_SCHEMES, *SAFE_FILES]
 )
 WHOLE_LOADING = Patches(
     [

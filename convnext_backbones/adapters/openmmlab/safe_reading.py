@@ -2,8 +2,8 @@
 
 Its YAML loader builds any Python object that a file names, which is a call of any function; Config.fromfile
 and every `_base_` go through it. Its schemes beside files and http ("torchvision://", "s3://", ..) end in
-torch.load, with which the maintained fork falls back to executing a file. An inferencer of weights alone runs
-the text of the config that is stored beside them.
+torch.load, with which the maintained fork falls back to executing a file. Annotations in pickles are executed.
+An inferencer of weights alone runs the text of the config that is stored beside them.
 """
 
 import functools
@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 import yaml
-from mmengine.fileio.handlers import YamlHandler
+from mmengine.fileio.handlers import PickleHandler, YamlHandler
 from mmengine.infer import BaseInferencer
 from mmengine.runner import CheckpointLoader
 
+from ...checkpoints import read_pickled
 from ...errors import UserError
 from ...runs.patching import Patch, Patches, patched_attribute
 from .checkpoints import read_training_checkpoint
@@ -51,6 +52,14 @@ def _plainly(plain):
                 f"the YAML names Python objects ({error.problem}), which could run code, and is refused; "
                 "write plain values, or a .py config"
             ) from error
+
+    return load_from_fileobj
+
+
+def _pickled_plainly(plain):
+    @functools.wraps(plain)
+    def load_from_fileobj(self, file, **kwargs):
+        return read_pickled(file.read(), getattr(file, "name", "a pickled file of the data"))
 
     return load_from_fileobj
 
@@ -106,9 +115,10 @@ def _scheme(prefix: str) -> Patch:
 OTHERS = [
     prefix for prefix in CheckpointLoader._schemes if prefix not in ("", "http://", "https://")
 ]
-SAFE_CONFIGS = Patches(
+SAFE_FILES = Patches(
     [
         patched_attribute(YamlHandler, "load_from_fileobj", _plainly),
+        patched_attribute(PickleHandler, "load_from_fileobj", _pickled_plainly),
         patched_attribute(BaseInferencer, "_init_model", _with_a_config),
     ]
 )
