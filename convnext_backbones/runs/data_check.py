@@ -68,7 +68,7 @@ def check_data(host: Host, args: Namespace) -> int:
     )
     findings, counts = check(splits, facts)
     findings = [*refused, *findings]
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 150)
     print_classes(console, splits, counts)
     print_findings(console, splits, facts, findings)
     if args.json:
