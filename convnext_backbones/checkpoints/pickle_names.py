@@ -32,6 +32,10 @@ class Name(str):
     __slots__ = ()
 
 
+# What MMDetection's DumpProposals writes of a picture; read as a dictionary of its fields.
+INSTANCES = "mmengine.structures.instance_data.InstanceData"
+
+
 class Call:
     """An object that a pickle wants made by calling a name that the caller allows; not made."""
 

@@ -18,6 +18,7 @@ from .file_kinds import MOST_NAMES
 from .pickle_names import (
     CALLS,
     DTYPES,
+    INSTANCES,
     PLAIN_DATA,
     STORAGES,
     VALUES,
@@ -434,7 +435,7 @@ class PickledData(Pickle):
     """The pickle of a data set, which has as many names and steps as its file is long."""
 
     def __init__(self, stream, size: int):
-        super().__init__(stream, size)
+        super().__init__(stream, size, allowed={INSTANCES})
         self.most_opcodes = self.most_names = size
         self.most_values = MOST_SHARING * size
 

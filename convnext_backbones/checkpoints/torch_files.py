@@ -20,6 +20,7 @@ import torch
 from .file_kinds import MOST_NAMES
 from .pickle_names import (
     DTYPES,
+    INSTANCES,
     KEY_TYPES,
     PLAIN_DATA,
     Array,
@@ -261,6 +262,9 @@ def _of_plain_pickle(value, device, arrays: bool = False):
         data = PLAIN_DATA[value.name]()
         vars(data).update(_converted(value.state or {}, lambda v: _of_plain_pickle(v, device)))
         return data
+    if type(value) is Call and value.name == INSTANCES and isinstance(value.state, dict):
+        fields = {name: v for name, v in value.state.items() if not str(name).startswith("_")}
+        return _converted(fields, lambda v: _of_plain_pickle(v, device, arrays))
     if type(value) in (*KEY_TYPES, bytearray, complex, set, frozenset, Unbuilt):
         return value
     raise RefusedError(

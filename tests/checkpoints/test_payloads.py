@@ -6,8 +6,11 @@ read the file, or refuse it.
 
 import contextlib
 import functools
+import importlib
 import io
+import json
 import pickle
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -15,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hostile import Called, Named, Raw, opcodes, pickled, tensor, torch_legacy, torch_zip
+import yaml
+from hostile import Built, Called, Named, Raw, opcodes, pickled, tensor, torch_legacy, torch_zip
 
 from convnext_backbones import create_backbone
 from convnext_backbones.checkpoints import load_pretrained, read_checkpoint
@@ -23,6 +27,7 @@ from convnext_backbones.cli import check_weights, convert
 from convnext_backbones.errors import UserError
 from convnext_backbones.network.convnext import ConvNeXt
 
+ROOT = Path(__file__).parents[2]
 SIZE = dict(depths=[1, 1], dims=[8, 16])
 
 
@@ -100,6 +105,30 @@ def stored_config(text):
     return write
 
 
+def in_npz(folder, marker):
+    with (folder / "file.pth").open("wb") as file:
+        np.savez(file, w=np.array([Runs(marker)], dtype=object))
+
+
+def by_protocol(protocol):
+    def write(folder, marker):
+        data = {"data_list": [{"img": Runs(marker)}], "metainfo": Runs(marker)}
+        (folder / "file.pth").write_bytes(pickle.dumps(data, protocol))
+
+    return write
+
+
+def as_state(marker):
+    """The call is what an object of MMDetection's proposals gets for its state."""
+    instances = Named("mmengine.structures.instance_data.InstanceData")
+    return {"a.jpg": Built(Called(instances, (), b"\x81"), {"bboxes": system(marker)})}
+
+
+def instances_of(marker):
+    """And what it is called with."""
+    return [Called(Named("mmengine.structures.instance_data.InstanceData"), (system(marker),))]
+
+
 PAYLOADS = {
     "os.system": raw(system),
     "eval": raw(evaluating),
@@ -113,6 +142,13 @@ PAYLOADS = {
     "in a tar file": in_tar,
     "in an array": numpy_objects,
     "in numpy's file": numpy_file,
+    "in numpy's archive": in_npz,
+    **{f"an object's, protocol {protocol}": by_protocol(protocol) for protocol in range(6)},
+    "in proposals": raw(as_state),
+    "called in proposals": raw(instances_of),
+    "after the end": lambda folder, marker: (folder / "file.pth").write_bytes(
+        pickled({"w": 1}) + pickled(system(marker))
+    ),
     "config: a statement": stored_config("open({marker!r}, 'w').close()\ngpu_ids = [0]\n"),
     "config: an import": stored_config("import pathlib\npathlib.Path({marker!r}).touch()\n"),
     "config: a lazy one": stored_config(
@@ -255,6 +291,38 @@ def proposals(file):
     load_proposals_into_dataset([], file)
 
 
+def mmdetections_data(kind):
+    """What MMDetection's data sets read by themselves."""
+
+    def read(file):
+        openmmlab()
+        module = importlib.import_module(pytest.importorskip("mmdet").__name__ + ".datasets")
+        from mmengine.registry import DATASETS
+
+        DATASETS.get("mmdet.CocoDataset")
+        renamed = str(Path(file).rename(Path(file).with_suffix(".pkl")))
+        if kind == "relations":
+            dataset = module.OpenImagesChallengeDataset.__new__(module.OpenImagesChallengeDataset)
+            dataset.backend_args = None
+            return dataset._get_relation_matrix(renamed)
+        dataset = module.CocoDataset(lazy_init=True, proposal_file=renamed, data_root="")
+        dataset.data_list = []
+        return dataset.load_proposals()
+
+    return read
+
+
+def mmsegmentations_volume(file):
+    """A picture of LoadBiomedicalImageFromFile."""
+    openmmlab()
+    pytest.importorskip("mmseg")
+    from mmengine.registry import TRANSFORMS
+    from mmseg.datasets.transforms import LoadBiomedicalImageFromFile  # noqa: F401
+
+    load = TRANSFORMS.build(dict(type="mmseg.LoadBiomedicalImageFromFile", decode_backend="pickle"))
+    load({"img_path": file})
+
+
 def latest(file):
     """What --resume looks at."""
     openmmlab()
@@ -279,6 +347,9 @@ WAYS = {
     "newest": latest,
     "pickled annotations": annotations,
     "pickled proposals": proposals,
+    "proposals, MMDetection": mmdetections_data("proposals"),
+    "relations of classes, MMDetection": mmdetections_data("relations"),
+    "volumes, MMSegmentation": mmsegmentations_volume,
     "test and predict, OpenMMLab": evaluated("openmmlab"),
     "test and predict, Detectron2": evaluated("detectron2"),
     **{
@@ -290,7 +361,10 @@ WAYS = {
 
 # What a way answers beside sentences: the host's own errors.
 HOSTS = (AttributeError, TypeError, AssertionError, KeyError, ValueError)
-OTHERS = {way: HOSTS for way in ("Detectron2, another, .pkl", "Detectron2, another, .pyth")}
+OTHERS = {way: HOSTS for way in WAYS if way.startswith("Detectron2, another, ")}
+OTHERS |= dict.fromkeys(
+    ("proposals, MMDetection", "volumes, MMSegmentation", "resume, another"), HOSTS
+)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -346,6 +420,17 @@ TAGS = {
     "module": "!!python/module:antigravity",
 }
 BASES = ("", "_base_", "_BASE_")
+# What a registry or `instantiate` would call without a tag of YAML's
+CALLED = {
+    "type": "{{type: os.system, command: touch {marker}}}",
+    "type, below": "{{type: Pack, parts: [{{type: os.system, command: touch {marker}}}]}}",
+    "type, of an expression": "{{nms: {{type: \"open('{marker}', 'w')\"}}}}",
+    "type, through a host": "{{type: mmengine.os.system, command: touch {marker}}}",
+    "_target_": "{{_target_: os.system, command: touch {marker}}}",
+    "_target_, below": "{{_target_: torch.nn.Sequential, x: [{{_target_: os.system, command: touch {marker}}}]}}",
+    "_target_, through a part": "{{_target_: detectron2.data.build.pickle.loads, data: 1}}",
+    "_target_, of a file": "{{_target_: detectron2.utils.env.setup_custom_environment, custom_module: a.py}}",
+}
 
 
 def mmengine_config(file):
@@ -408,3 +493,41 @@ def test_no_config_in_yaml_is_executed(way, tmp_path):
     other = {"_BASE_"} if way in ("MMEngine", "OpenMMLab's commands") else {"_base_"}
     other |= {"_BASE_"} if way == "Detectron2, LazyConfig" else set()
     assert {base for _, base in read} <= other  # there no base, but a key
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+@pytest.mark.parametrize("called", CALLED)
+@pytest.mark.parametrize("way", CONFIGS)
+def test_no_config_that_is_no_python_calls_what_it_likes(way, called, suffix, tmp_path):
+    """Each is built, too, where it is read."""
+    own = "_target_" if way.startswith("Detectron2") else "type"
+    if not called.startswith(own) or way == "Detectron2, YAML" or (way, suffix) in NOT_READ:
+        pytest.skip("not its kind of config")
+    marker, file = tmp_path / "executed", tmp_path / f"file{suffix}"
+    content = yaml.safe_load("model: " + CALLED[called].format(marker=marker))
+    file.write_text((json.dumps if suffix == ".json" else yaml.safe_dump)(content))
+    with pytest.raises(UserError, match=r"which (names a Python object that )?could run code"):
+        CONFIGS[way](str(file))
+    assert not marker.exists()
+
+
+NOT_READ = [(way, ".json") for way in CONFIGS if way.startswith("Detectron2")]
+
+
+def test_a_saved_lazy_config_is_read_again(tmp_path):
+    """It names parts of Detectron2, torch and this package, and a user's own by import=FILE.py."""
+    pytest.importorskip("detectron2")
+    from detectron2.config import LazyConfig
+
+    from convnext_backbones.adapters.detectron2 import own_data, run
+    from convnext_backbones.adapters.detectron2.safe_reading import check_targets
+
+    for file in sorted((ROOT / "configs/detectron2").glob("*convnextv2_*.py"))[:4]:
+        LazyConfig.save(run.load_config(str(file)).cfg, str(tmp_path / "config.yaml"))
+        run.load_config(str(tmp_path / "config.yaml"))
+    (tmp_path / "own.py").write_text("import os\nclass Head: pass\n")
+    own_data.run_file(str(tmp_path / "own.py"))
+    (name,) = (name for name in sys.modules if name.startswith("convnext_backbones_user_own_"))
+    check_targets({"_target_": f"{name}.Head"}, "config.yaml")
+    with pytest.raises(UserError, match="could run code"):
+        check_targets({"_target_": f"{name}.os.system"}, "config.yaml")

@@ -55,6 +55,17 @@ def test_an_object_is_refused_with_what_to_write():
         read_pickled(b"", "a.pkl")
 
 
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_proposals_as_mmdetection_dumps_them_are_dictionaries(protocol):
+    structures = pytest.importorskip("mmengine.structures")
+    dumped = structures.InstanceData(
+        metainfo=dict(size=3), bboxes=np.ones((2, 4), np.float32), scores=np.array([0.5, 0.1])
+    )
+    read = read_pickled(pickle.dumps({"a/b.jpg": dumped}, protocol), "a.pkl")["a/b.jpg"]
+    assert set(read) == {"size", "bboxes", "scores"}
+    np.testing.assert_array_equal(read["bboxes"], dumped.bboxes)
+
+
 def test_mmengine_reads_annotations_of_a_data_set(tmp_path):
     pytest.importorskip("mmengine")
     import mmengine

@@ -21,6 +21,7 @@ from ...errors import UserError
 from ...runs.preparation import CONFIG_ERRORS, existing_config, print_changes
 from ...runs.sample import ensure_sample_data
 from . import data, mistakes, optimizer, own_data
+from .safe_reading import PartsLoader, check_targets
 from .sample import shrink_backbone, use_sample
 from .yaml_keys import add_convnext_config
 
@@ -329,8 +330,9 @@ def _load_yaml(file: Path) -> Run:
     cfg = get_cfg()
     add_convnext_config(cfg)
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.load(file.read_text(), Loader=PartsLoader)
         if isinstance(content, dict) and "model" in content:
+            check_targets(content, file)
             return _checked_lazy(OmegaConf.create(content, flags={"allow_objects": True}), file)
         cfg.merge_from_file(str(file), allow_unsafe=False)
     except UserError:  # of a _BASE_ that could run code

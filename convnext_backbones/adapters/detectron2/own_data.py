@@ -37,6 +37,7 @@ from detectron2.data.datasets import load_coco_json
 from ...errors import UserError
 from ...network.variants import nearest
 from .data import IGNORE, LABELS_FROM_1, LOGGER, REGISTERED
+from .safe_reading import USERS_FILES
 
 COCO_KEYS = ("name", "annotations", "images", "classes")
 LABEL_KEYS = ("name", "images", "labels", "classes", "palette", "void", "listing", "suffixes")
@@ -189,7 +190,7 @@ def run_file(file: str) -> None:
         UserError: it is missing, or fails.
     """
     path = Path(file).expanduser().resolve()
-    name = f"convnext_backbones_user_{path.stem}_{zlib.crc32(bytes(path))}"
+    name = f"{USERS_FILES}{path.stem}_{zlib.crc32(bytes(path))}"
     if name in sys.modules:
         return
     if not path.is_file():

@@ -25,6 +25,7 @@ from mmengine.utils import import_modules_from_strings
 from ...data.pictures import read_picture
 from ...errors import UserError
 from ...runs import preparation
+from ...runs.guards import Limits
 from ...runs.host import Entry, Example
 from ...runs.interruption import Interruption
 from ...runs.report import is_of_class, metrics_of
@@ -34,7 +35,7 @@ from . import config_files, config_mistakes, data_places, fine_tuning
 from .by_class import ClassesHook, keep_classes, scores_of
 from .checkpoints import read_training_checkpoint
 from .data_places import check_masks, try_pipeline
-from .guards import Guard, StopOnSignal
+from .guards import Remarks, StopOnSignal, limits_in, set_limits
 from .prediction import holds_objects, multi_scale_pipeline, names_of, test_pipeline
 from .prediction import infer as infer
 from .prediction import result_of as result_of
@@ -152,6 +153,13 @@ def load_config(
         if cfg.get("custom_imports"):
             import_modules_from_strings(**cfg.custom_imports)
         source = config_files.source_of(file)
+    except UserError:  # of a file that could run code
+        raise
+    except FileNotFoundError as error:
+        raise UserError(
+            f"config {path} cannot be read: it names {error.filename or error}, and there is no such file; "
+            "correct its _base_"
+        ) from error
     except Exception as error:  # a config is a program
         raise UserError(f"config {path} cannot be read: {type(error).__name__}: {error}") from error
     if cfg.get("default_scope") not in DATA:
@@ -194,6 +202,7 @@ def take_options(cfg: Config, args: Namespace) -> None:
     cfg.launcher = args.launcher
     if hasattr(args, "weights"):  # of train
         fine_tuning.take_options(cfg, args)
+    set_limits(cfg, Limits.named_in(args))
     if getattr(args, "auto_scale_lr", False):
         if not cfg.get("auto_scale_lr", {}).get("base_batch_size"):
             raise UserError(
@@ -242,6 +251,10 @@ def fit_to_device(cfg: Config) -> None:
         for key in ("loss_scale", "dtype", "use_fsdp"):
             cfg.optim_wrapper.pop(key, None)
         changes.append("mixed precision -> float32 (no GPU)")
+    waits = limits_in(cfg).group_timeout
+    if launcher != "none" and cuda:
+        group = cfg.setdefault("env_cfg", {}).setdefault("dist_cfg", {})
+        group.setdefault("timeout", waits.total_seconds())
     if launcher != "none" and not cuda:
         if launcher != "pytorch":
             raise UserError(
@@ -249,7 +262,7 @@ def fit_to_device(cfg: Config) -> None:
             )
         # MMEngine's own start-up sets a CUDA device; a group that is already there it takes as it is
         if not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("gloo")
+            torch.distributed.init_process_group("gloo", timeout=waits)
         changes.append("nccl -> gloo")
     if changes and is_main_process():
         device = "GPU" if cuda else "CPU"
@@ -274,7 +287,7 @@ def train(cfg: Config, *, resume: bool) -> Runner:
     with preparation.refused("run"):
         runner = QuietRunner.from_cfg(cfg)
     with Interruption() as interruption:
-        for hook in (Guard(), ClassesHook(), StopOnSignal(interruption)):
+        for hook in (Remarks(), ClassesHook(), StopOnSignal(interruption)):
             runner.register_hook(hook)
         runner.train()
     return runner

@@ -3,19 +3,30 @@
 Its YAML loader builds any Python object that a file names, which is a call of any function; Config.fromfile
 and every `_base_` go through it. Its schemes beside files and http ("torchvision://", "s3://", ..) end in
 torch.load, with which the maintained fork falls back to executing a file. Annotations in pickles are executed.
-An inferencer of weights alone runs the text of the config that is stored beside them.
+An inferencer of weights alone runs the text of the config that is stored beside them. And the registries take
+`type: os.system` of a YAML or JSON file for a class to build: they find whatever Python can import.
 """
 
 import functools
+import operator
 import os
+import re
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.fileio import get_local_path
 from mmengine.fileio.handlers import PickleHandler, YamlHandler
 from mmengine.infer import BaseInferencer
+from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
 
 from ...checkpoints import read_pickled
@@ -54,6 +65,40 @@ def _plainly(plain):
             ) from error
 
     return load_from_fileobj
+
+
+# Scopes of registries, before whose names stands "scope."; with another word Python imports what it names.
+_SCOPES = {"mmengine", "mmcv", "convnext_backbones", *MODULE2PACKAGE}
+_REGISTERED = re.compile(rf"((?:{'|'.join(sorted(_SCOPES))})\.)?\w+")
+_OF_CV2 = re.compile(r"cv2\.\w+")  # MMDetection's camera motion evaluates it
+
+
+def _naming_registered(plain):
+    """Config._file2dict, which refuses what a file that is no Python lets the registries call."""
+
+    @functools.wraps(plain)
+    def file2dict(filename, *args, **kwargs):
+        content, *rest = plain(filename, *args, **kwargs)
+        if Path(filename).suffix != ".py":
+            for key, name in _called_names(content):
+                if not (_OF_CV2 if key == "warp_mode" else _REGISTERED).fullmatch(name):
+                    raise UserError(
+                        f"config {filename} has {key}: {name}, which names a Python object that could run "
+                        "code, and is refused; name a registered class, or write a .py config"
+                    )
+        return content, *rest
+
+    return file2dict
+
+
+def _called_names(node) -> Iterator[tuple[str, str]]:
+    """The keys, and their names, by which a config says what is called."""
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if isinstance(value, str) and re.fullmatch("(.*_)?type|constructor|warp_mode", str(key)):
+            yield str(key), value
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, dict | list | tuple):
+            yield from _called_names(value)
 
 
 def _pickled_plainly(plain):
@@ -111,6 +156,77 @@ def _scheme(prefix: str) -> Patch:
     )
 
 
+# ---- in MMDetection and MMSegmentation, which may come later -------------------------------------
+class _OnceImported(Patch):
+    """The patch of what a module has, applied when that is there."""
+
+    def __init__(self, module: str, owner: str, name: str, make: Callable[[Any], Any]):
+        self.module, self.name = module, name
+        self._owner = operator.attrgetter(owner) if owner else lambda there: there
+        super().__init__(
+            ".".join(filter(None, (module, owner, name))),
+            get=lambda: getattr(self._owner(sys.modules[module]), name),
+            put=lambda value: setattr(self._owner(sys.modules[module]), name, value),
+            make=make,
+        )
+
+    def apply(self) -> None:
+        try:
+            self._get()
+        except (KeyError, AttributeError):  # not imported, or being imported
+            return
+        super().apply()
+
+
+def _relations(plain):
+    """OpenImagesChallengeDataset._get_relation_matrix without objects."""
+
+    @functools.wraps(plain)
+    def _get_relation_matrix(self, hierarchy_file: str) -> np.ndarray:
+        try:
+            with get_local_path(hierarchy_file, backend_args=self.backend_args) as file:
+                relations = np.load(file, allow_pickle=False)
+            return np.asarray(relations, dtype=float)[1:, 1:]
+        except (ValueError, TypeError, IndexError) as error:
+            raise UserError(
+                f"{hierarchy_file}: is no table of numbers as numpy.save writes it ({error}); objects could "
+                "run code, and are refused"
+            ) from error
+
+    return _get_relation_matrix
+
+
+def _pickle_of_data(plain):
+    return SimpleNamespace(
+        loads=lambda content: read_pickled(content, "a pickled file of the data")
+    )
+
+
+LATER = Patches(
+    [
+        _OnceImported(
+            "mmdet.datasets.openimages",
+            "OpenImagesChallengeDataset",
+            "_get_relation_matrix",
+            _relations,
+        ),
+        _OnceImported("mmseg.utils.io", "", "pickle", _pickle_of_data),
+    ]
+)
+
+
+def _then_later(plain):
+    """Registry.get, which has imported what it found."""
+
+    @functools.wraps(plain)
+    def get(self, key: str):
+        found = plain(self, key)
+        LATER.apply()
+        return found
+
+    return get
+
+
 # Beside those that patches.SAFE_READING replaces.
 OTHERS = [
     prefix for prefix in CheckpointLoader._schemes if prefix not in ("", "http://", "https://")
@@ -120,6 +236,9 @@ SAFE_FILES = Patches(
         patched_attribute(YamlHandler, "load_from_fileobj", _plainly),
         patched_attribute(PickleHandler, "load_from_fileobj", _pickled_plainly),
         patched_attribute(BaseInferencer, "_init_model", _with_a_config),
+        patched_attribute(Config, "_file2dict", _naming_registered),
+        patched_attribute(Registry, "get", _then_later),
+        *LATER,
     ]
 )
 OTHER_SCHEMES = Patches(map(_scheme, OTHERS))
