@@ -18,6 +18,15 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read, found or fitted; the message names file and cause."""
 
 
+class UnreadableFileError(UserError):
+    """A picture or label map, `path`, that is missing or damaged. Training goes on without it
+    (data/skipping.py); whatever else reads it stops."""
+
+    def __init__(self, message: str, path: str = ""):  # torch hands on the message alone
+        super().__init__(message)
+        self.path = path
+
+
 class Stopped(KeyboardInterrupt):
     """A run that a signal ended; the message says what was saved and how to go on."""
 

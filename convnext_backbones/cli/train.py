@@ -48,6 +48,20 @@ def parser():
         "--early-stop", type=int, metavar="N",
         help="end after N validations without a better metric",
     )  # fmt: skip
+    guards = parser.add_argument_group("when something goes wrong")
+    guards.add_argument(
+        "--not-finite", type=int, metavar="N",
+        help="stop after N steps in a row whose loss is NaN or infinite; their updates are left out (5)",
+    )  # fmt: skip
+    guards.add_argument(
+        "--skip-share", type=float, metavar="S",
+        help="stop when more than this share of the training pictures read are missing or damaged, and more "
+        "than 5; until then the next picture takes their place (0.01; 0: stop at the first)",
+    )  # fmt: skip
+    guards.add_argument(
+        "--stall-timeout", type=float, metavar="SECONDS",
+        help="end a run that does nothing for so long, with its stack in a file (1800; 0: never)",
+    )  # fmt: skip
     return parser
 
 

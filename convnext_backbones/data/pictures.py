@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import UserError
+from ..errors import UnreadableFileError, UserError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 ORIENTATION = 0x0112  # EXIF's tag
@@ -154,24 +154,25 @@ def _opened(
         if content is None and not header:
             content = Path(path).read_bytes()
         if not (os.path.getsize(path) if content is None else content):
-            raise UserError(f"the picture {path} is empty (0 bytes)")
+            raise UnreadableFileError(f"the picture {path} is empty (0 bytes)", str(path))
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             yield image
     except UserError:
         raise
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} is no picture that can be read") from error
     except Image.DecompressionBombError as error:
         raise UserError(
             f"the picture {path} is too large ({error}); cut it into tiles, or raise "
             "PIL.Image.MAX_IMAGE_PIXELS"
         ) from error
+    except UnidentifiedImageError as error:
+        raise UnreadableFileError(f"{path} is no picture that can be read", str(path)) from error
     except OSError as error:
+        said = f"the picture {path} is damaged: {error}"
         if error.strerror:  # of the file, such as "No such file or directory"
-            raise UserError(f"the picture {path} cannot be read: {error.strerror}") from error
-        raise UserError(f"the picture {path} is damaged: {error}") from error
+            said = f"the picture {path} cannot be read: {error.strerror}"
+        raise UnreadableFileError(said, str(path)) from error
     except (SyntaxError, ValueError, IndexError, EOFError) as error:  # of Pillow's decoders
-        raise UserError(f"the picture {path} is damaged: {error}") from error
+        raise UnreadableFileError(f"the picture {path} is damaged: {error}", str(path)) from error
 
 
 def _orientation(image: Image.Image) -> int:

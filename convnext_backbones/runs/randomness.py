@@ -10,6 +10,7 @@ passes over indices, not pictures.
 import contextlib
 import functools
 import itertools
+import operator
 import os
 import random
 import threading
@@ -99,6 +100,7 @@ class _SeededItems:
 
     def __init__(self, dataset):
         self.dataset = dataset
+        self.read: Callable = operator.getitem  # of the data set and an index
 
     def __call__(self, draws: list) -> list:
         if get_worker_info() is not None:
@@ -109,7 +111,7 @@ class _SeededItems:
         if not isinstance(draw, Draw):  # another loader's
             return self.dataset[draw]
         with seeded_by(*draw.key):
-            return self.dataset[draw.index]
+            return self.read(self.dataset, draw.index)
 
 
 @functools.cache
@@ -155,6 +157,15 @@ def draws_of(loader) -> Draws | None:
     """The place in its stream of a loader that follows it."""
     draws = getattr(loader, "batch_sampler", None)
     return draws if isinstance(draws, Draws) else None
+
+
+def read_by(loader, read: Callable) -> bool:
+    """Let read(data set, index) give the samples of a loader that follows its place, in the place of
+    dataset[index]; False for another loader."""
+    if draws_of(loader) is None:
+        return False
+    loader.dataset.__getitems__.read = read
+    return True
 
 
 def what_changed(before: dict[str, int], now: dict[str, int]) -> str:

@@ -176,8 +176,8 @@ def check_room(
     )  # what is written before an old one goes; MMEngine writes both for a new best
     needed = max(files * size + best - existing, 0) + aside
     sentence = (
-        f"{folder} has {_bytes(free)} free, and this run needs {_bytes(needed)}: {files} checkpoint"
-        f"{'s' * (files > 1)} of {_bytes(size)}{f', the best weights of {_bytes(best)}' if best else ''} and "
+        f"{folder} has {bytes_in_words(free)} free, and this run needs {bytes_in_words(needed)}: {files} checkpoint"
+        f"{'s' * (files > 1)} of {bytes_in_words(size)}{f', the best weights of {bytes_in_words(best)}' if best else ''} and "
         f"one more{' of each' if best else ''} while it is written. Make room, keep fewer, or choose another "
         "folder"
     )
@@ -187,7 +187,8 @@ def check_room(
         raise UserError(sentence)
 
 
-def _bytes(count: int) -> str:
+def bytes_in_words(count: int) -> str:
+    """As "1.5 GiB"."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 

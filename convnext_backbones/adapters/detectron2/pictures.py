@@ -18,7 +18,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from ...data.pictures import probe, read_label_map, read_picture
-from ...errors import UserError
+from ...errors import UnreadableFileError, UserError
 from ...runs.patching import Patch, Patches, patched_attribute
 
 MOST = 255  # of a label: Detectron2 reads label maps as 8 bits
@@ -104,9 +104,10 @@ def _named(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         if error.strerror:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+            said = f"{path} cannot be read: {error.strerror}"
+            raise UnreadableFileError(said, str(path)) from error
         probe(path)
-        raise UserError(f"{path} is damaged: {error}") from error
+        raise UnreadableFileError(f"{path} is damaged: {error}", str(path)) from error
 
 
 def _checking(plain):

@@ -30,10 +30,10 @@ def last_whole(folder: str | Path) -> Path | None:
     """The checkpoint that a run in the folder goes on from; None if no whole one is there."""
     note = Path(folder) / "last_checkpoint"
     name = note.read_text().strip() if note.is_file() else ""
-    return newest_whole(folder, note.with_name(Path(name).name) if name else None, _iteration_of)
+    return newest_whole(folder, note.with_name(Path(name).name) if name else None, iteration_of)
 
 
-def _iteration_of(file: Path) -> int | None:
+def iteration_of(file: Path) -> int | None:
     """After which iteration a run's checkpoint was saved; None for one without an optimizer, such as the
     best."""
     content = read_checkpoint(file, map_location="meta")  # no tensor is read for it

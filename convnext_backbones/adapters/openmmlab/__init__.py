@@ -19,11 +19,21 @@ except ImportError as error:
 
 from .backbone import ConvNeXt, ConvNeXtV2
 from .early_stopping import StopEarly
+from .guards import Guard
 from .optimizer import ConvNeXtLayerDecay
-from .patches import COCO_CLASSES, EXACT_RESUME, PICTURES, SAFE_READING, SAVING, WHOLE_LOADING
+from .patches import (
+    COCO_CLASSES,
+    EXACT_RESUME,
+    GUARDS,
+    PICTURES,
+    SAFE_READING,
+    SAVING,
+    WHOLE_LOADING,
+)
 
-__all__ = ["ConvNeXt", "ConvNeXtLayerDecay", "ConvNeXtV2", "StopEarly"]
+__all__ = ["ConvNeXt", "ConvNeXtLayerDecay", "ConvNeXtV2", "Guard", "StopEarly"]
 
+GUARDS.apply()
 SAFE_READING.apply()
 SAVING.apply()
 EXACT_RESUME.apply()

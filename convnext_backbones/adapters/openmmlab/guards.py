@@ -1,43 +1,198 @@
-"""What watches over a run of MMEngine from its first step on: a hook that the run adds itself.
+"""What watches over a run of MMEngine: hooks, one of which every training gets by importing the adapter.
 
-Losses and weights that are not finite, validations that say nothing, Ctrl-C and SIGTERM: each ends the run
-with a sentence, and none in a checkpoint that is worse than the last one.
+Losses and weights that are not finite, pictures that cannot be read, a process that stands still, memory that
+is full: each ends the run with a sentence, and none in a checkpoint that is worse than the last one.
 """
 
+import contextlib
+import functools
 import math
-import time
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from pathlib import Path
 
 import torch
-from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import FlexibleRunner, Runner
 
+from ...data.skipping import Skipped, Skipping
 from ...errors import UserError
+from ...runs.guards import (
+    Limits,
+    Watch,
+    any_process,
+    files_of,
+    finite,
+    gathered,
+    last_sound,
+    lost_another,
+    not_finite_in,
+)
 from ...runs.interruption import Interruption
+from ...runs.memory import Options, Picture, Use, out_of_memory
+from ...runs.patching import Patches, patched_attribute
+from ...runs.randomness import read_by
 from ...runs.whole_files import write_whole
+from .checkpoints import read_training_checkpoint
 from .config_mistakes import monitors, schedule_notes
+from .registration import register
+from .saving import iteration_of
 
-TOLERATED = 5  # steps in a row whose loss is not finite
+SKIPPED = "skipped_pictures_rank{}.txt"  # in the work directory
+LOOKS = 20  # steps between two looks of several processes at what each has skipped
+
+DEFAULT = Limits()
+OPTIONS = Options(
+    batch="train_dataloader.batch_size",
+    with_cp="model.backbone.with_cp=True",
+    amp="optim_wrapper.type=AmpOptimWrapper",
+    size="the scale or crop_size of train_pipeline",
+    workers="train_dataloader.num_workers",
+)
 
 
 class Guard(Hook):
     """Runs before every other hook, so that none saves or logs what the guard refuses.
 
+        custom_hooks = [dict(type="Guard", not_finite=5, skip_share=0.01, stall_timeout=1800)]
+
+    Every training has one; a config names it to set its limits (runs.guards.Limits).
+
     Raises:
-        UserError: the loss was not finite for TOLERATED steps, or the weights are not; a validation says
-            nothing.
+        UserError: the loss was not finite for `not_finite` steps in a row, or the weights are not; more than
+            `skip_share` of the pictures read are missing or damaged.
     """
 
     priority = "HIGHEST"
 
-    def __init__(self):
+    def __init__(
+        self,
+        not_finite: int = DEFAULT.not_finite,
+        skip_share: float = DEFAULT.skip_share,
+        stall_timeout: float = DEFAULT.stall_timeout,
+    ):
+        self.limits = Limits.of(
+            not_finite=not_finite, skip_share=skip_share, stall_timeout=stall_timeout
+        )
         self.bad_steps = 0
-        self.begun = time.time()
+        self.pictures: list[Picture] = []  # of the batch
+        self.skipped: Skipped | None = None
+        self._read = 0
 
-    # ---- before the first step
+    @contextlib.contextmanager
+    def watching(self, runner: Runner) -> Iterator[None]:
+        """Around a training: ends one that stands still, and says what ended it otherwise."""
+        self.watch = Watch(runner.work_dir, get_rank(), get_world_size(), self.limits.stall_timeout)
+        with self.watch.watching():
+            try:
+                yield
+            except Exception as error:
+                said = lost_another(error)
+                if isinstance(getattr(runner, "model", None), torch.nn.Module):
+                    use = functools.partial(self._use, runner)
+                    said = said or out_of_memory(error, use, OPTIONS)
+                if said is None:
+                    raise
+                raise said from error
+
+    def _use(self, runner: Runner) -> Use:
+        loader = getattr(runner.train_loop, "dataloader", None)
+        wrapper = runner.optim_wrapper
+        groups = getattr(wrapper, "param_groups", [])
+        copies = 2 if any("betas" in group for group in groups) else any("momentum" in group for group in groups)  # fmt: skip
+        return Use(
+            step=runner.iter + 1,
+            pictures=self.pictures,
+            model=runner.model,
+            optimizer_copies=int(copies),
+            batch=getattr(loader, "batch_size", None) or 1,
+            amp=isinstance(wrapper, AmpOptimWrapper) if torch.cuda.is_available() else None,
+            workers=getattr(loader, "num_workers", 0),
+        )
+
+    # ---- steps
+    def before_train(self, runner: Runner) -> None:
+        if self.limits.skip_share:
+            note = Path(runner.work_dir).absolute() / SKIPPED.format(get_rank())
+            if read_by(runner.train_dataloader, Skipping(note)):
+                self.skipped = Skipped(note, self.limits.skip_share, gathered)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        self.pictures = pictures_of(data_batch)
+        self.watch.moves(f"computes step {runner.iter + 1}")
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self.watch.moves(f"saves, or reads the pictures of step {runner.iter + 2},")
+        self._look_at_losses(runner, outputs or {})
+        self._read += get_world_size() * (runner.train_dataloader.batch_size or 1)
+        if get_world_size() == 1 or (runner.iter + 1) % LOOKS == 0:
+            self._look_at_skipped(runner)
+
+    def _look_at_losses(self, runner: Runner, outputs: dict) -> None:
+        wrong = [name for name, value in outputs.items() if "loss" in name and not finite(value)]
+        device = next((v.device for v in outputs.values() if torch.is_tensor(v)), "cpu")
+        if not any_process(bool(wrong), device):
+            self.bad_steps = 0
+            return
+        self.bad_steps += 1
+        what = ", ".join(wrong) or "the loss of another process"
+        broken = not_finite_in(runner.model.state_dict())
+        if broken or self.bad_steps >= self.limits.not_finite:
+            raise UserError(
+                f"{what} is not finite in step {runner.iter + 1}"
+                + (f" and the {self.bad_steps - 1} before it" if self.bad_steps > 1 else "")
+                + f": the run stops. {files_of(self.pictures)}{_cause(runner)}"
+            )
+        runner.logger.warning(
+            f"{what} is not finite in step {runner.iter + 1}, whose update is left out; the run stops after "
+            f"{self.limits.not_finite} such steps in a row. {files_of(self.pictures)}"
+        )
+
+    def _look_at_skipped(self, runner: Runner) -> None:
+        if self.skipped:
+            self.skipped.look(min(self._read, len(runner.train_dataloader.dataset)))
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        self.watch_of(runner).moves("saves a checkpoint")
+        if name := not_finite_in(checkpoint["state_dict"]):
+            raise UserError(
+                f"{name} is not finite after step {runner.iter}: the run stops and saves nothing. "
+                f"{files_of(self.pictures)}{_cause(runner)}"
+            )
+
+    def after_train(self, runner) -> None:
+        self._look_at_skipped(runner)
+        if self.skipped and (said := self.skipped.summary()):
+            runner.logger.warning(said)
+
+    # ---- validation
+    def before_val_iter(self, runner, batch_idx, data_batch=None) -> None:
+        self.pictures = pictures_of(data_batch)
+        self.watch_of(runner).moves(f"validates, after step {runner.iter}")
+
+    def after_val_epoch(self, runner, metrics=None) -> None:
+        self.watch_of(runner).moves(f"has validated, after step {runner.iter}")
+
+    def watch_of(self, runner: Runner) -> Watch:
+        """The training's; one that watches nothing where a validation runs alone."""
+        return self.__dict__.get("watch") or Watch(runner.work_dir, 0, 1, 0)
+
+
+class Remarks(Hook):
+    """What the run's length leaves of its schedule, and validations that say nothing.
+
+    Raises:
+        UserError: a validation says nothing.
+    """
+
+    priority = "HIGHEST"
+
     def before_train(self, runner) -> None:
-        """What the run's length leaves of its schedule, a line each."""
+        """A line each."""
         length = len(runner.train_dataloader)
         epochs = (
             runner.max_epochs if "max_epochs" in runner.cfg.train_cfg else runner.max_iters / length
@@ -45,27 +200,6 @@ class Guard(Hook):
         for sentence in schedule_notes(runner.cfg, runner.max_iters, epochs):
             runner.logger.warning(sentence)
 
-    # ---- steps
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        wrong = [
-            name for name, value in (outputs or {}).items() if "loss" in name and not _finite(value)
-        ]
-        self.bad_steps = self.bad_steps + 1 if wrong else 0
-        if wrong and (self.bad_steps == TOLERATED or _bad_weights(runner.model.state_dict())):
-            raise UserError(
-                f"{', '.join(wrong)} is not finite in step {runner.iter + 1}"
-                + (f" and the {self.bad_steps - 1} before it" if self.bad_steps > 1 else "")
-                + f": the run stops. {self._cause(runner)}"
-            )
-
-    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        if name := _bad_weights(checkpoint["state_dict"]):
-            raise UserError(
-                f"{name} is not finite after step {runner.iter}: the run stops and saves nothing. "
-                f"{self._cause(runner)}"
-            )
-
-    # ---- validation
     def after_val_epoch(self, runner, metrics: dict | None = None) -> None:
         values = {k: v for k, v in (metrics or {}).items() if isinstance(v, Real)}
         if metrics is not None:
@@ -93,17 +227,6 @@ class Guard(Hook):
                 f"the validation gives {', '.join(found)} -1: the validation data has no object of any of the "
                 "config's classes. Look at val_evaluator.ann_file and metainfo.classes"
             )
-
-    def _cause(self, runner) -> str:
-        rates = [group["lr"] for group in runner.optim_wrapper.param_groups]
-        last = Path(runner.work_dir) / "last_checkpoint"
-        saved = "Nothing was saved"
-        if last.is_file() and last.stat().st_mtime >= self.begun:
-            saved = f"The last checkpoint, {last.read_text().strip()}, is sound"
-        return (
-            f"The learning rate is up to {max(rates):g}: lower optim_wrapper.optimizer.lr, lengthen the "
-            f"warm-up, or set optim_wrapper.clip_grad=dict(max_norm=1.0). {saved}"
-        )
 
 
 class StopOnSignal(Hook):
@@ -138,18 +261,165 @@ class StopOnSignal(Hook):
         )
 
 
-def _finite(value) -> bool:
-    return bool(torch.isfinite(torch.as_tensor(value)).all())
+register(HOOKS, Guard)
 
 
-def _bad_weights(state: dict) -> str | None:
-    """The first of a state dict's tensors that holds NaN or infinity."""
-    for name, value in state.items():
-        if torch.is_tensor(value) and value.is_floating_point() and not _finite(value):
-            return name
-    return None
+def guard_of(runner: Runner) -> Guard | None:
+    """The run's guard."""
+    return next((hook for hook in runner.hooks if isinstance(hook, Guard)), None)
+
+
+def set_limits(cfg: Config, given: dict[str, float]) -> None:
+    """Let a config's run have other limits than it says, or than are usual."""
+    if not given:
+        return
+    Limits.of(**given)
+    hooks = list(cfg.get("custom_hooks") or [])
+    own = [hook for hook in hooks if _is_guard(hook)]
+    if not own:
+        own = [ConfigDict(type="Guard")]
+        hooks += own
+    own[0].update(given)
+    cfg.custom_hooks = hooks
+
+
+def limits_in(cfg: Config) -> Limits:
+    """The limits of a config's run."""
+    own = [hook for hook in cfg.get("custom_hooks") or [] if _is_guard(hook)]
+    return Limits.of(**{k: own[0][k] for k in Limits._fields if own and k in own[0]})
+
+
+def _is_guard(hook) -> bool:
+    return getattr(hook, "get", lambda key: None)("type") in ("Guard", Guard)
+
+
+def pictures_of(batch) -> list[Picture]:
+    """The pictures of a batch of any framework on MMEngine: their files and sizes, as far as it tells."""
+    if not isinstance(batch, dict):
+        return []
+    paths = [str(path) for path in _found(batch.get("data_samples"), "img_path")]
+    sizes = [tuple(map(int, t.shape[:-3:-1])) for t in _tensors(batch.get("inputs"))]
+    count = max(len(paths), len(sizes))
+    paths += [""] * (count - len(paths))
+    sizes += [(0, 0)] * (count - len(sizes))
+    return [Picture(path, *size) for path, size in zip(paths, sizes, strict=True)]
+
+
+def _found(samples, name: str) -> Iterable:
+    """An attribute of the samples, in lists, tuples and dicts of branches."""
+    if isinstance(samples, dict):
+        samples = list(samples.values())
+    if isinstance(samples, list | tuple):
+        for sample in samples:
+            yield from _found(sample, name)
+    elif hasattr(samples, name):
+        yield getattr(samples, name)
+
+
+def _tensors(inputs) -> Iterable[torch.Tensor]:
+    """(C, H, W) maps, in lists, tuples, dicts and batches."""
+    if isinstance(inputs, dict):
+        inputs = list(inputs.values())
+    if isinstance(inputs, list | tuple) or (torch.is_tensor(inputs) and inputs.ndim > 3):
+        for part in inputs:
+            yield from _tensors(part)
+    elif torch.is_tensor(inputs) and inputs.ndim == 3:
+        yield inputs
+
+
+def _cause(runner: Runner) -> str:
+    groups = getattr(runner.optim_wrapper, "param_groups", [])
+    rates = (
+        f"The learning rate is up to {max(g['lr'] for g in groups):g}: lower" if groups else "Lower"
+    )
+    sound = last_sound(runner.work_dir, iteration_of, _weights_of)
+    saved = f"{sound} is the last sound checkpoint; --resume goes on from it" if sound else "Nothing was saved"  # fmt: skip
+    return (
+        f"{rates} optim_wrapper.optimizer.lr, lengthen the warm-up, or set "
+        f"optim_wrapper.clip_grad=dict(max_norm=1.0). {saved}"
+    )
+
+
+def _weights_of(file: Path) -> dict:
+    content = read_training_checkpoint(str(file))
+    return content.get("state_dict", content)
 
 
 def _siblings(metric: str) -> list[str]:
     """The same evaluator's other metric, of boxes beside masks."""
     return [metric.replace("segm", "bbox"), metric.replace("bbox", "segm")]
+
+
+# ---- in the place of MMEngine's ------------------------------------------------------------------
+def _with_guard(plain):
+    @functools.wraps(plain)
+    def register_hooks(self, default_hooks=None, custom_hooks=None) -> None:
+        plain(self, default_hooks, custom_hooks)
+        if guard_of(self) is None:
+            self.register_hook(Guard())
+
+    return register_hooks
+
+
+def _guarded(plain):
+    @functools.wraps(plain)
+    def train(self):
+        guard = guard_of(self)
+        if guard is None:  # registered hooks by itself
+            return plain(self)
+        with guard.watching(self):
+            return plain(self)
+
+    return train
+
+
+def _remembering(plain):
+    """OptimWrapper.update_params, which notes whether its losses were finite, without waiting for them."""
+
+    @functools.wraps(plain)
+    def update_params(self, loss, *args, **kwargs) -> None:
+        now = torch.isfinite(torch.as_tensor(loss).detach()).all()
+        before = self.__dict__.get("losses_were_finite")
+        self.losses_were_finite = now if before is None else now & before
+        plain(self, loss, *args, **kwargs)
+
+    return update_params
+
+
+def _leaving_out(plain):
+    """OptimWrapper.step, which changes nothing after a loss that is not finite; mixed precision's wrapper has
+    its own, whose scaler does so."""
+
+    @functools.wraps(plain)
+    def step(self, **kwargs) -> None:
+        noted = self.__dict__.pop("losses_were_finite", None)
+        if noted is None or not any_process(not bool(noted), noted.device):
+            plain(self, **kwargs)
+
+    return step
+
+
+def _not_amid_bad_steps(plain):
+    """CheckpointHook's regular save, which waits for a loss that is finite again."""
+
+    @functools.wraps(plain)
+    def _save_checkpoint(self, runner) -> None:
+        guard = guard_of(runner)
+        if guard is None or not guard.bad_steps or runner.iter + 1 >= runner.max_iters:
+            plain(self, runner)
+
+    return _save_checkpoint
+
+
+GUARDS = Patches(
+    [
+        *(
+            patched_attribute(owner, name, make)
+            for owner in (Runner, FlexibleRunner)
+            for name, make in (("register_hooks", _with_guard), ("train", _guarded))
+        ),
+        patched_attribute(OptimWrapper, "update_params", _remembering),
+        patched_attribute(OptimWrapper, "step", _leaving_out),
+        patched_attribute(CheckpointHook, "_save_checkpoint", _not_amid_bad_steps),
+    ]
+)

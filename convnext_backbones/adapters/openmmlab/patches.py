@@ -1,5 +1,6 @@
 """What this package changes in MMEngine, for this process, and how to take it back.
 
+    GUARDS.apply()          applied when the adapter is imported
     SAFE_READING.apply()    applied when the adapter is imported
     SAVING.apply()          applied when the adapter is imported
     EXACT_RESUME.apply()    applied when the adapter is imported
@@ -19,6 +20,9 @@ annotations may call any function, and its inferencers run the config in a check
 
 **EXACT_RESUME**: a run that goes on draws other random numbers, begins an epoch anew and reads past batches
 again (exact_resume.py). A config names loops, samplers and data sets, and every user's config does so.
+
+**GUARDS**: a run trains on with a NaN loss and saves it, ends at one cut picture, and waits for ever where a
+process stands still (guards.py). Every user's config gets the hook that ends it in words.
 
 **WHOLE_LOADING**: a run that starts or goes on from weights that do not fit trains on with what does, and a
 warning (checkpoints.py). A config names the file, and every user's config does so.
@@ -42,11 +46,19 @@ import sys
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseDataPreprocessor
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner
 
 from ...runs.patching import Patch, Patches, patched_attribute
-from .checkpoints import loading_whole, read_training_checkpoint, resuming_whole
+from .checkpoints import (
+    loading_whole,
+    loading_whole_by_strategy,
+    read_training_checkpoint,
+    resuming_whole,
+    resuming_whole_by_strategy,
+    saving_whole_by_strategy,
+)
 from .exact_resume import EXACT_RESUME as EXACT_RESUME
+from .guards import GUARDS as GUARDS
 from .padding import noting_sizes
 from .safe_reading import OTHER_SCHEMES, SAFE_FILES
 from .saving import SAVING as SAVING
@@ -90,6 +102,9 @@ WHOLE_LOADING = Patches(
     [
         patched_attribute(Runner, "load_checkpoint", loading_whole),
         patched_attribute(Runner, "resume", resuming_whole),
+        patched_attribute(FlexibleRunner, "load_checkpoint", loading_whole_by_strategy),
+        patched_attribute(FlexibleRunner, "resume", resuming_whole_by_strategy),
+        patched_attribute(FlexibleRunner, "load_or_resume", saving_whole_by_strategy),
     ]
 )
 COCO_CLASSES = _CocoClasses(

@@ -18,7 +18,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform, LoadAnnotations, LoadImageFromFile
 
 from ...data.pictures import read_label_map, read_picture
-from ...errors import UserError
+from ...errors import UnreadableFileError, UserError
 from ...runs.patching import Patch, Patches, patched_attribute
 
 MOST = 255  # of a label: the hosts keep label maps in 8 bits
@@ -50,7 +50,8 @@ def _noted(transform: BaseTransform, results: dict) -> Iterator[None]:
     except OSError as error:
         if error.filename is None:
             raise
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+        said = f"{error.filename} cannot be read: {error.strerror}"
+        raise UnreadableFileError(said, str(error.filename)) from error
     finally:
         _READING.reset(token)
 
@@ -66,7 +67,8 @@ def _decoding(plain):
             return _label_map(content, results)
         found = plain(content, flag, channel_order, backend)
         if found is None and isinstance(transform, LoadImageFromFile):
-            raise UserError(f"{results['img_path']} is no picture that can be read")
+            path = results["img_path"]
+            raise UnreadableFileError(f"{path} is no picture that can be read", str(path))
         return found
 
     return imfrombytes

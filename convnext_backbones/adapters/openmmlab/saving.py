@@ -38,10 +38,10 @@ def last_whole(work_dir: str | Path) -> Path | None:
     noted = Path(name) if name else None
     if noted and note.with_name(noted.name).is_file():
         noted = note.with_name(noted.name)
-    return newest_whole(work_dir, noted, _iteration_of)
+    return newest_whole(work_dir, noted, iteration_of)
 
 
-def _iteration_of(file: Path) -> int | None:
+def iteration_of(file: Path) -> int | None:
     """After which iteration a run's checkpoint was saved; None for one without an optimizer, such as the
     best."""
     content = read_training_checkpoint(str(file), map_location="meta")  # no tensor is read for it
