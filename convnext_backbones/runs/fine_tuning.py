@@ -22,6 +22,7 @@ from ..checkpoints.loading import OUTPUT_NORM, not_needed
 from ..checkpoints.sources import locate
 from ..errors import UserError
 from ..network.convnext import Trunk
+from ..network.wrappers import name_in_state_dict
 
 OPTIONS = {"prefix", "section", "keep_classes"}
 
@@ -145,7 +146,7 @@ def fit_whole(
             reason than the count of classes, NaN or infinite numbers, no names to keep rows by.
     """
     wanted = model.state_dict()
-    trunks = {n: m for n, m in model.named_modules() if isinstance(m, Trunk)}
+    trunks = {name_in_state_dict(n): m for n, m in model.named_modules() if isinstance(m, Trunk)}
     prefixes = {f"{name}." if name else "": trunk for name, trunk in trunks.items()}
     prefix = next(iter(prefixes)) if len(prefixes) == 1 else None
     found = whole_model(content, source, section=section, prefix=prefix or "")
@@ -309,7 +310,7 @@ class _Classes:
     """
 
     def __init__(self, model: nn.Module, names_in_file: Sequence[str]):
-        self._modules = dict(model.named_modules())
+        self._modules = {name_in_state_dict(n): module for n, module in model.named_modules()}
         self._counts_in_file = {len(names_in_file)} - {0}
         self._noted: dict[
             str, dict[str, dict[int, _Rows]]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError
 from ..network.convnext import Trunk
+from ..network.wrappers import name_in_state_dict
 from .fine_tuning import compare_networks, refuse_not_finite, some
 
 
@@ -20,7 +21,8 @@ def check_weights(
     wanted = model.state_dict()
     for name, trunk in model.named_modules():
         if isinstance(trunk, Trunk):
-            compare_networks(state, f"{name}." if name else "", trunk, source)
+            start = name_in_state_dict(name)
+            compare_networks(state, f"{start}." if start else "", trunk, source)
     problems = [f"{n} is missing in the file" for n in wanted if n not in state]
     problems += [f"{n} has no place in the model" for n in state if n not in wanted]
     problems += [
@@ -103,6 +105,10 @@ def _why_not(saved: Mapping, optimizer: torch.optim.Optimizer) -> str | None:
         if count != own_count:
             return f"its parameter group {k} has {count} parameters, the config's {own_count}"
         for number, parameter in zip(theirs["params"], own["params"], strict=True):
+            if isinstance(
+                number, str
+            ):  # of FSDP, which calls parameters by name and has shards here
+                continue
             for name, value in saved.get("state", {}).get(number, {}).items():
                 same_kind = isinstance(value, Tensor) and value.dim() == parameter.dim()
                 if same_kind and value.shape != parameter.shape:

@@ -14,6 +14,7 @@ from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 
 from ...errors import UserError
 from ...network.convnext import Trunk
+from ...network.sharding import whole_parameters
 from ...network.variants import nearest
 from ...recipes.layer_decay import parameter_groups, trained_depths
 
@@ -28,10 +29,13 @@ def layer_decay_groups(
 ) -> list[dict]:
     """The parameter groups of a model with one ConvNeXt or ConvNeXtV2 to train; see layer_decay.py."""
     trunks = [module for module in model.modules() if isinstance(module, Trunk)]
-    return parameter_groups(
-        model.named_parameters(), trained_depths(trunks), lr=lr, weight_decay=weight_decay,
-        decay_rate=decay_rate, decay_type=decay_type,
-    )  # fmt: skip
+    with whole_parameters(
+        model
+    ):  # what is 1-D has no weight decay, and a shard of FSDP's always is
+        return parameter_groups(
+            model.named_parameters(), trained_depths(trunks), lr=lr, weight_decay=weight_decay,
+            decay_rate=decay_rate, decay_type=decay_type,
+        )  # fmt: skip
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:

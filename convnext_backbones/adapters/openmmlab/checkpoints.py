@@ -12,23 +12,27 @@ look up `gpu_ids`. The text is left out of what is read.
 MMEngine loads what fits and warns of the rest, so that a model of other classes, another network, or a
 backbone under MMPretrain's names trains on from random weights. For models with a ConvNeXt of this
 package, Runner.load_checkpoint takes another run's weights as runs/fine_tuning.py says (load_from), and
-its own as runs/resuming.py says (resume).
+its own as runs/resuming.py says (resume). FlexibleRunner leaves reading to a strategy, and does the same
+with those of one device, DDP and FSDP. DeepSpeed and ColossalAI read folders of their own.
 """
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
+from mmengine._strategy import SingleDeviceStrategy
 from mmengine.dist import is_main_process
 from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
 from ...checkpoints import load_pretrained, read_checkpoint
-from ...errors import CheckpointError
+from ...errors import CheckpointError, UserError
 from ...network.convnext import Trunk
+from ...network.sharding import is_sharded, whole_parameters, whole_state_dicts
 from ...network.wrappers import unwrapped
 from ...runs.fine_tuning import fit_whole, split_options
 from ...runs.resuming import check_complete, check_optimizer, check_weights
@@ -68,20 +72,12 @@ def loading_whole(plain):
     def load_checkpoint(
         self, filename: str, map_location="cpu", strict=False, revise_keys=((r"^module\.", ""),)
     ):
-        model = self.model.module if is_model_wrapper(self.model) else self.model
-        trunks = [module for module in model.modules() if isinstance(module, Trunk)]
-        if not trunks:
+        model = _within(self.model)
+        if not _trunks(model):
             return plain(self, filename, map_location, strict, list(revise_keys))
         file, options = split_options(filename)
         content = without_config_text(CheckpointLoader.load_checkpoint(file, map_location))
-        if getattr(self, "_going_on", None) is not None:
-            check_resumed(self, model, content, file)
-        elif not _fit(self, model, content, file, options):
-            for trunk in trunks:
-                chosen = {k: v for k, v in options.items() if k in ("prefix", "section")}
-                _tell(self, f"load_from: {file} holds a ConvNeXt alone, taken as pretrained= is")
-                _tell(self, str(load_pretrained(trunk, file, **chosen)))
-            content["state_dict"] = model.state_dict()  # which EMAHook wants whole
+        _check_or_fit(self, model, content, file, options)
         self.call_hook("after_load_checkpoint", checkpoint=content)
         content = _load_checkpoint_to_model(model, content, strict, revise_keys=list(revise_keys))
         self._has_loaded = True
@@ -105,6 +101,111 @@ def resuming_whole(plain):
     return resume
 
 
+def loading_whole_by_strategy(plain):
+    """FlexibleRunner.load_checkpoint, whose strategy shows what it has read before it takes it."""
+
+    @functools.wraps(plain)
+    def load_checkpoint(self, filename: str, *args, **options):
+        file, of_name = split_options(filename)
+        if not _taken_whole(self):
+            return plain(self, filename, *args, **options)
+        with _shown_first(
+            self, lambda content: _check_or_fit(self, self.model, content, file, of_name)
+        ):
+            return plain(self, file, *args, **options)
+
+    return load_checkpoint
+
+
+def resuming_whole_by_strategy(plain):
+    """FlexibleRunner.resume, likewise."""
+
+    @functools.wraps(plain)
+    def resume(self, filename, resume_optimizer=True, resume_param_scheduler=True, **options):
+        def look(content):
+            _check_or_fit(self, self.model, content, filename, {})
+
+        self._going_on = (resume_optimizer, resume_param_scheduler)
+        try:
+            with _shown_first(self, look) if _taken_whole(self) else contextlib.nullcontext():
+                return plain(self, filename, resume_optimizer, resume_param_scheduler, **options)
+        finally:
+            self._going_on = None
+
+    return resume
+
+
+def saving_whole_by_strategy(plain):
+    """FlexibleRunner.load_or_resume, before the first step: what the run saves has to be readable."""
+
+    @functools.wraps(plain)
+    def load_or_resume(self) -> None:
+        full = getattr(self.strategy, "_is_full_state_dict", None)  # of FSDP's
+        if full is not None and not full() and _trunks(self.model):
+            raise UserError(
+                "FSDPStrategy would save the pieces of each process, which no other number of processes and no "
+                "other tool can read, and this package neither; set strategy.state_dict_cfg='full'"
+            )
+        plain(self)
+
+    return load_or_resume
+
+
+def _taken_whole(runner: FlexibleRunner) -> bool:
+    return isinstance(runner.strategy, SingleDeviceStrategy) and bool(_trunks(runner.model))
+
+
+@contextlib.contextmanager
+def _shown_first(runner: FlexibleRunner, look: Callable[[dict], None]) -> Iterator[None]:
+    """Inside, a strategy's load_checkpoint has `look` at what it reads, before the hooks have it."""
+    strategy = runner.strategy
+    plain = strategy.load_checkpoint
+
+    def load_checkpoint(filename, *, callback, **options):
+        def looked_at(content: dict) -> None:
+            look(without_config_text(content))
+            callback(content)
+
+        return plain(filename, callback=looked_at, **options)
+
+    strategy.load_checkpoint = load_checkpoint
+    try:
+        yield
+    finally:
+        del strategy.load_checkpoint
+
+
+def _within(model: torch.nn.Module) -> torch.nn.Module:
+    """The model in DDP; one in FSDP stays, whose state dict is whole only there."""
+    return model.module if is_model_wrapper(model) and not is_sharded(model) else model
+
+
+def _trunks(model: torch.nn.Module) -> list[Trunk]:
+    return [module for module in model.modules() if isinstance(module, Trunk)]
+
+
+def _check_or_fit(
+    runner: Runner | FlexibleRunner,
+    model: torch.nn.Module,
+    content: dict,
+    file: str,
+    options: Mapping,
+) -> None:
+    """Check what was read, on resuming; else change it to what it gives the whole model."""
+    model = _within(model)
+    with whole_state_dicts(model):
+        if getattr(runner, "_going_on", None) is not None:
+            check_resumed(runner, model, content, file)
+        elif not _fit(runner, model, content, file, options):
+            chosen = {k: v for k, v in options.items() if k in ("prefix", "section")}
+            for trunk in _trunks(model):
+                _tell(runner, f"load_from: {file} holds a ConvNeXt alone, taken as pretrained= is")
+                with whole_parameters(model, written=True):
+                    verdict = load_pretrained(trunk, file, **chosen)
+                _tell(runner, str(verdict))
+            content["state_dict"] = model.state_dict()  # which EMAHook wants whole
+
+
 def check_resumed(runner: Runner, model: torch.nn.Module, content: Mapping, file: str) -> None:
     """CheckpointError where a run cannot go on from what was read: an entry is missing, or weights,
     optimizer or schedules are others."""
@@ -122,13 +223,15 @@ def check_resumed(runner: Runner, model: torch.nn.Module, content: Mapping, file
         averaged = {n: v for n, v in averaged.items() if n.startswith("module.")}
         check_weights(model, _unwrapped(averaged), file, averages=True)
     if optimizer:
-        wrapper = runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        if isinstance(runner, Runner):  # a strategy has built its own
+            runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        wrapper = runner.optim_wrapper
         for line in _check_optimizers(content["optimizer"], wrapper, file):
             runner.logger.warning(line)
     if schedulers and runner.param_schedulers:
-        built = runner.build_param_scheduler(runner.param_schedulers)
-        runner.param_schedulers = built
-        _check_schedulers(content["param_schedulers"], built, file)
+        if isinstance(runner, Runner):
+            runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
+        _check_schedulers(content["param_schedulers"], runner.param_schedulers, file)
 
 
 def _unwrapped(state: Mapping) -> dict:

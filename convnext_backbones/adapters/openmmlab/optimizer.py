@@ -18,6 +18,7 @@ from torch import nn
 
 from ...errors import UserError
 from ...network.convnext import Trunk
+from ...network.sharding import whole_parameters
 from ...network.variants import nearest
 from ...recipes.layer_decay import parameter_groups, trained_depths, unwrapped
 from .registration import register
@@ -80,11 +81,12 @@ class ConvNeXtLayerDecay:
                 "FSDP has flattened the parameters, so that none has a layer; wrap the model with "
                 "use_orig_params=True"
             )
-        groups = parameter_groups(
-            named, depths,
-            lr=self.optimizer["lr"], weight_decay=self.optimizer["weight_decay"],
-            decay_rate=self.decay_rate, decay_type=self.decay_type,
-        )  # fmt: skip
+        with whole_parameters(model):  # what is 1-D has no weight decay, and a shard always is
+            groups = parameter_groups(
+                named, depths,
+                lr=self.optimizer["lr"], weight_decay=self.optimizer["weight_decay"],
+                decay_rate=self.decay_rate, decay_type=self.decay_type,
+            )  # fmt: skip
         return [part for group in groups for part in self._split(group)]
 
     def _split(self, group: dict) -> list[dict]:
