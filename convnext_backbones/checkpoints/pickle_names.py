@@ -123,7 +123,7 @@ TENSOR_TYPES = {  # without the quantized ones and those of a few bits, which fe
 ARRAY_TYPES = {f"{kind}{size}" for kind, sizes in
                {"b": (1,), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8), "f": (2, 4, 8), "c": (8, 16)}.items()
                for size in sizes}  # fmt: skip
-VALUES = {"numpy.ndarray", *STORAGES, *DTYPES}  # named as arguments, never called
+VALUES = {"numpy.ndarray", "torch.Tensor", *STORAGES, *DTYPES}  # named as arguments, never called
 KEY_TYPES = (str, bytes, int, float, bool, type(None))
 
 # Where payloads find what they run. Nothing is looked up that is not in CALLS, whether its module
@@ -271,6 +271,19 @@ def _tensor_v3(pickle, storage, offset, size, stride, requires_grad, hooks, dtyp
     )
 
 
+def _marked_tensor(pickle, function, kind, arguments, state):
+    """A tensor of FSDP's whole state dicts, on which it notes that it is a copy."""
+    if type(function) is not Name or not re.fullmatch(
+        r"torch\._utils\._rebuild_tensor_v[23]", function
+    ):
+        raise TypeError(f"a tensor made by {said(function)}")
+    if type(kind) is not Name or kind != "torch.Tensor" or type(state) is not dict:
+        raise TypeError(f"a tensor of type {said(kind)}")
+    if list(state.items()) != [("_has_been_cloned", True)]:
+        raise TypeError("a tensor with attributes")
+    return pickle.call(function, arguments)
+
+
 def _parameter(pickle, data, requires_grad, hooks):
     if type(data) is not TensorOf:
         raise TypeError("a tensor is expected")
@@ -376,6 +389,7 @@ CALLS = {
     "torch._utils._rebuild_tensor_v2": _tensor,
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_parameter": _parameter,
+    "torch._tensor._rebuild_from_type_v2": _marked_tensor,
     "torch.storage._load_from_bytes": _storage_of_bytes,
     "numpy.dtype": _array_type,
     "numpy.core.multiarray._reconstruct": _array,

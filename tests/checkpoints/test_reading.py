@@ -801,6 +801,14 @@ def called(name, *arguments) -> dict:
     return {"w": Called(Named(name), arguments)}
 
 
+def marked(kind, *, function="torch._utils._rebuild_tensor_v2", state=None) -> dict:
+    """A tensor as FSDP's state dicts have them."""
+    arguments = (storage(), 0, (1,), (1,), False, Called(Named("collections.OrderedDict")))
+    state = {"_has_been_cloned": True} if state is None else state
+    rebuilt = "torch._tensor._rebuild_from_type_v2"
+    return called(rebuilt, Named(function), Named(kind), arguments, state)
+
+
 # name -> (value or its opcodes, what the message says)
 PICKLES = {
     "a storage of 2**40 elements": ({"w": tensor(storage(numel=2**40), size=(2**40,))},
@@ -843,8 +851,14 @@ PICKLES = {
     "a storage made by its size": (called("torch.FloatStorage", 2**40), "which is no function"),
     "a tensor without data": (called("torch._utils._rebuild_meta_tensor_no_storage",
                                      Named("torch.float32"), (1,), (1,), False), "could run code"),
-    "a tensor with attributes": (called("torch._tensor._rebuild_from_type_v2", 1, 1, (), {}),
-                                 "could run code"),
+    "a marked tensor that is none": (marked("torch.Tensor", function="torch.Size"), "arguments that no"),
+    "a marked tensor of another type": (marked("torch.float32"), r"a tensor of type torch\.float32"),
+    "a marked tensor of a type that is looked up": (marked("os.Tensor"), "could run code"),
+    "a tensor with attributes": (marked("torch.Tensor", state={"data": 1}), "a tensor with attributes"),
+    "a tensor with more attributes": (
+        marked("torch.Tensor", state={"_has_been_cloned": True, "grad": 1}), "a tensor with attributes"),
+    "a tensor with slots": (marked("torch.Tensor", state=({}, {"data": 1})), "arguments that no"),
+    "a tensor that is the type": ({"w": Named("torch.Tensor")}, "torch.Tensor"),
     "a tensor with a state": ({"w": Built(tensor(), {"data": 1})}, "gives attributes to"),
     "a type that is called": (called("torch.float32"), "which is no function"),
     "bytes by their number": (called("builtins.bytes", 2**40), "arguments that no checkpoint has"),
