@@ -45,7 +45,7 @@ ROOMS = {
     "network/variants network/wrappers numpy recipes/layer_decay registry runs torch yaml",
     "adapters/detectron2": "checkpoints data detectron2 errors fvcore network network/padding "
     "network/preprocessing network/refusals network/variants network/wrappers numpy omegaconf PIL recipes/layer_decay runs torch yaml",
-    "adapters/huggingface": "checkpoints network",
+    "adapters/huggingface": "checkpoints errors huggingface_hub network network/selection network/variants torch transformers",
 }
 ANYTHING = {"cli", "__main__"}  # nothing imports them
 

@@ -17,6 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMPORTED_AS = {
     "pillow": "PIL",
     "pyyaml": "yaml",
+    "huggingface-hub": "huggingface_hub",
     "mmsegmentation": "mmseg",
     "opencv-python": "cv2",  # what mmcv and supervision ask for
 }
@@ -32,7 +33,7 @@ ROOMS = {
     "data": ("runs",),
     "runs": ("runs",),
     "adapters/__init__.py": ("runs",),
-    "adapters/huggingface": (),
+    "adapters/huggingface": ("huggingface",),
     "adapters/openmmlab": ("openmmlab", "runs"),
     "registry.py": ("openmmlab",),
     "adapters/detectron2": ("detectron2", "runs"),
@@ -81,7 +82,7 @@ def test_what_a_command_imports_has_an_extra_or_is_in_the_base():
     assert imported("cli") <= known
 
 
-@pytest.mark.parametrize("extra", ["runs", "openmmlab", "detectron2", "lab"])
+@pytest.mark.parametrize("extra", ["runs", "openmmlab", "detectron2", "huggingface", "lab"])
 def test_an_extra_holds_only_what_its_rooms_import(extra):
     rooms = [room for room, extras in ROOMS.items() if extra in extras]
     used = set().union(*map(imported, rooms), FOR_OTHERS.get(extra, ()))

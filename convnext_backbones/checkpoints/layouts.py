@@ -49,6 +49,7 @@ OFFICIAL = (
     ("stages.{i}.{j}.dwconv.{p}", "stages.{i}.{j}.dwconv.{p}"),
     ("stages.{i}.{j}.norm.{p}", "stages.{i}.{j}.norm.{p}"),
     ("stages.{i}.{j}.pwconv{k}.{p}", "stages.{i}.{j}.pwconv{k}.{p}"),
+    ("stages.{i}.{j}.act.weight", "stages.{i}.{j}.act.weight"),  # of PReLU alone
     ("stages.{i}.{j}.grn.gamma", "stages.{i}.{j}.grn.gamma", AS_4D),
     ("stages.{i}.{j}.grn.beta", "stages.{i}.{j}.grn.beta", AS_4D),
     ("stages.{i}.{j}.gamma", "stages.{i}.{j}.gamma"),
@@ -82,6 +83,7 @@ HUGGINGFACE = (
     ("stages.{i}.{j}.dwconv.{p}", "encoder.stages.{i}.layers.{j}.dwconv.{p}"),
     ("stages.{i}.{j}.norm.{p}", "encoder.stages.{i}.layers.{j}.layernorm.{p}"),
     ("stages.{i}.{j}.pwconv{k}.{p}", "encoder.stages.{i}.layers.{j}.pwconv{k}.{p}"),
+    ("stages.{i}.{j}.act.weight", "encoder.stages.{i}.layers.{j}.act.weight"),
     ("stages.{i}.{j}.grn.gamma", "encoder.stages.{i}.layers.{j}.grn.weight", AS_4D),
     ("stages.{i}.{j}.grn.beta", "encoder.stages.{i}.layers.{j}.grn.bias", AS_4D),
     ("stages.{i}.{j}.grn.gamma", "encoder.stages.{i}.layers.{j}.grn.gamma", AS_4D),
@@ -91,6 +93,13 @@ HUGGINGFACE = (
     ("norm{i}.{p}", "hidden_states_norms.stage{i+1}.{p}"),
     ("norm.{p}", "layernorm.{p}"),
     ("head.{p}", "/classifier.{p}"),
+)
+
+# adapters/huggingface: the official names below network, and the head of its classifier beside it.
+CONVNEXT_BACKBONES = (
+    *((ours, f"network.{theirs}", *(FLAT for _ in form)) for ours, theirs, *form in OFFICIAL[:-1]),
+    ("head.{p}", "/classifier.{p}"),
+    ("head.{p}", "network.head.{p}"),
 )
 
 # transformers: DINOv3ConvNextModel.
@@ -193,6 +202,7 @@ LAYOUTS = {
         Layout("official", OFFICIAL),
         Layout("fcmae", FCMAE, "encoder.", r"(decoder|proj|pred)\.|mask_token$"),
         Layout("huggingface", HUGGINGFACE, "{family}."),
+        Layout("convnext_backbones", CONVNEXT_BACKBONES, "convnext."),
         Layout("dinov3", DINOV3, "model."),
         Layout("timm", TIMM),
         Layout("timm_conv_mlp", TIMM_CONV_MLP),

@@ -106,10 +106,28 @@ def load_inspected(
 ) -> LoadReport:
     """As load_pretrained, from a checkpoint that was read and inspected already."""
     _check_model(model)
+    loaded, report = judge_inspected(
+        model,
+        file,
+        allow_random=allow_random,
+        last_norm_from_classifier=last_norm_from_classifier,
+    )
+    _apply(loaded, dict(model.named_parameters()))
+    return report
+
+
+def judge_inspected(
+    model: Trunk,
+    file: Inspected,
+    *,
+    allow_random: Iterable[str] = (),
+    last_norm_from_classifier: bool = False,
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """What load_inspected would load, and its verdict; the model, which may be on the meta device,
+    is left as it is."""
     plan = _plan(model, file, tuple(allow_random), last_norm_from_classifier)
     _judge(plan, model, file)
-    _apply(plan)
-    return LoadReport(
+    report = LoadReport(
         source=file.source,
         layout=file.layout,
         recognised=str(file.network),
@@ -121,6 +139,7 @@ def load_inspected(
         licence=file.located.weights.licence if file.located.weights else None,
         other_sections=file.other_sections,
     )
+    return plan.loaded, report
 
 
 class Plan(NamedTuple):
@@ -225,10 +244,10 @@ def _first_layer(kernel: Tensor) -> str:
     return f"{channels} channel{'s' * (channels != 1)} in patches of {height}x{width}"
 
 
-def _apply(plan: Plan) -> None:
+def _apply(loaded: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
     with torch.no_grad():
-        for name, value in plan.loaded.items():
-            plan.wanted[name].copy_(value)
+        for name, value in loaded.items():
+            parameters[name].copy_(value)
 
 
 def _check_model(model) -> None:

@@ -10,6 +10,8 @@ Parameter names and shapes are the official ones. Departure: grn.gamma and grn.b
 (1, 1, 1, 4C), so that every optimizer's "no weight decay on 1-D parameters" rule holds for them.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
@@ -446,7 +448,10 @@ class ConvNeXt(Trunk):
         below. The first h // s_i rows and w // s_i columns of their maps are then those of the
         image without padding, and no part of a map depends on how far it was padded.
         """
-        maps = self.stage_maps(images, image_sizes)
+        return self.selected(self.stage_maps(images, image_sizes))
+
+    def selected(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Of the maps of stem and stages the selected ones, each after its own norm."""
         return tuple(self._output(position, maps[position]) for position in self._positions)
 
     def _output(self, position: int, x: Tensor) -> Tensor:

@@ -1,0 +1,223 @@
+"""from_pretrained and push_to_hub: weights by our loader, whole or refused, and a model card."""
+
+import copy
+import logging
+import re
+import tempfile
+from pathlib import Path
+
+import huggingface_hub
+from torch import Tensor, device, nn
+from transformers import PreTrainedConfig
+from transformers.utils.hub import is_offline_mode
+
+from ...checkpoints import CheckpointError, LoadReport, load_pretrained
+from ...checkpoints.catalogue import find_weights
+from ...checkpoints.huggingface_config import read_json
+from ...checkpoints.inspection import Inspected, inspect_content
+from ...checkpoints.loading import STEM, judge_inspected
+from ...checkpoints.reading import FOLDER_FILES, read_path
+from ...checkpoints.sources import Located, locate
+from ...errors import UserError
+from .card import model_card
+from .configuration import ConvNeXtConfig, as_ours, config_of_network, own_config
+
+logger = logging.getLogger("convnext_backbones")
+
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+SMALL_FILES = ["config.json", "preprocessor_config.json", "*.index.json"]
+
+
+class LoadsWhole:
+    """from_pretrained, save_pretrained and push_to_hub of PreTrainedModel, with our loader and a card."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *,
+        config=None,
+        ignore_mismatched_sizes: bool = False,
+        subfolder: str = "",
+        variant: str | None = None,
+        **options,
+    ):
+        """A model with published or own weights, in evaluation mode.
+
+        A head of another size is refused, as in transformers, without ignore_mismatched_sizes; whatever stays
+        as initialised is said, and nothing but a head, a final norm or output norms may.
+
+        Args:
+            pretrained_model_name_or_path: a folder saved by transformers or by these classes, in one file or in
+                shards, safetensors or bin; a checkpoint of any other layout; a name of the catalogue, such as
+                "convnextv2_tiny.fcmae_ft_in1k" or "facebook/convnext-tiny-224"; a repository of the hub.
+            config: a configuration, or the name of one, instead of the one beside the weights.
+            ignore_mismatched_sizes: start a new head, and stem, where the weights' have other shapes.
+            options: fields of the configuration, e.g. num_labels=10; dtype, device_map, cache_dir, revision and
+                whatever else PreTrainedModel.from_pretrained takes.
+
+        Raises:
+            UserError: no such name, another model, another network, or a parameter that would stay random.
+        """
+        if pretrained_model_name_or_path is None:  # transformers' way to give a state_dict
+            return super().from_pretrained(None, config=config, **options)
+        if variant is not None:
+            raise UserError(
+                f"variant={variant!r} is no choice of weights here; give the file itself, or convert it"
+            )
+        hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+        located = find(pretrained_model_name_or_path, subfolder, **hub)
+        file = inspect_content(read_path(located.path), located)
+        if isinstance(config, PreTrainedConfig):
+            config = copy.deepcopy(own_config(config))
+        elif config is not None:
+            config, options = ConvNeXtConfig.from_pretrained(
+                config, return_unused_kwargs=True, **hub, **options
+            )
+        else:
+            config, options = ConvNeXtConfig.from_dict(
+                _config_of(file, cls), return_unused_kwargs=True, **options
+            )
+        if located.weights:
+            config.weights = located.weights.name
+        state, report = cls._judged(config, file, ignore_mismatched_sizes)
+        loaded = super().from_pretrained(None, config=config, state_dict=state, **options)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
+        logger.log(logging.WARNING if report.non_commercial else logging.INFO, "%s", report)
+        return loaded
+
+    @classmethod
+    def _judged(
+        cls, config: ConvNeXtConfig, file: Inspected, new_head: bool
+    ) -> tuple[dict[str, Tensor], LoadReport]:
+        """The parameters that a model of this configuration gets from the file, under its own names."""
+        with device("meta"):
+            names = cls(config).whole_network()
+        network, own_name = names
+        state, report = judge_inspected(network, file, allow_random=(STEM,) if new_head else ())
+        if "head.weight" in file.state and "head.weight" in report.reinitialised and not new_head:
+            raise CheckpointError(
+                f"{file.source}: its head has {file.state['head.weight'].shape[0]} classes, and the model "
+                f"{config.num_labels} (num_labels); leave num_labels out, or start a new head with "
+                "ignore_mismatched_sizes=True"
+            )
+        return {own_name(name): value for name, value in state.items()}, report
+
+    def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **options):
+        """As PreTrainedModel's; with push_to_hub, push_to_hub(repo_id) after it."""
+        where = {k: options.pop(k) for k in ("repo_id", "commit_message", "private", "create_pr")
+                 if k in options}  # fmt: skip
+        super().save_pretrained(save_directory, *args, **options)
+        if push_to_hub:
+            repo_id = where.pop("repo_id", Path(save_directory).name)
+            self.push_to_hub(repo_id, token=options.get("token"), **where)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload model",
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        max_shard_size: int | str = "50GB",
+        tags: list[str] | None = None,
+    ):
+        """Upload configuration, weights and, where the repository has none, a model card.
+
+        The card says which published weights the model began with, and their licence (card.py).
+        """
+        api = huggingface_hub.HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, max_shard_size=max_shard_size)
+            if not api.file_exists(repo_id, "README.md", revision=revision):
+                model_card(self, repo_id, tags=tags or ()).save(Path(folder, "README.md"))
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+            )
+
+
+def load_backbone_weights(model: nn.Module, source: str | Path, **options) -> LoadReport:
+    """Load published or own weights into the ConvNeXtBackbone of a detector or segmentor.
+
+    transformers builds a detector with random weights in its backbone: this is how they come in.
+
+    Args:
+        model: any model of transformers with a ConvNeXtBackbone in it, or the backbone.
+        source: as for from_pretrained.
+        options: those of checkpoints.load_pretrained.
+
+    Raises:
+        UserError: there is no such backbone, or several; the weights do not fit.
+    """
+    from .modeling import ConvNeXtBackbone
+
+    found = [module for module in model.modules() if isinstance(module, ConvNeXtBackbone)]
+    if len(found) != 1:
+        raise UserError(
+            f"a {type(model).__name__} has {len(found)} ConvNeXtBackbones, and one is needed; give the "
+            "backbone itself, or build the model with backbone_config=ConvNeXtBackboneConfig(...)"
+        )
+    (backbone,) = found
+    located = find(source)
+    report = load_pretrained(
+        backbone.network, located.weights.name if located.weights else located.path, **options
+    )
+    backbone.config.weights = located.weights.name if located.weights else None
+    return report
+
+
+def find(source: str | Path, subfolder: str = "", **hub) -> Located:
+    """A folder or file on this machine, weights of the catalogue, or a repository of the hub, in this order.
+
+    Raises:
+        CheckpointError: there is none of this name, or it cannot be fetched.
+    """
+    text = str(source)
+    path = Path(text).expanduser() / subfolder
+    known = find_weights(text)
+    if path.exists() or "://" in text or (known and text in (known.name, *known.aliases)):
+        return locate(path if path.exists() else text)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        return locate(source)  # whose sentence has the nearest names
+    folder = Path(_snapshot(text, subfolder, **hub), subfolder)
+    return Located(folder, None, text)
+
+
+def _snapshot(repo_id: str, subfolder: str, **hub) -> str:
+    """The folder of a repository: its configuration and the weights that reading.py prefers."""
+    start = f"{subfolder}/" if subfolder else ""
+    folder = ""
+    try:
+        for suffix in ("safetensors", "bin"):
+            patterns = [start + name for name in (*SMALL_FILES, f"*.{suffix}")]
+            folder = huggingface_hub.snapshot_download(repo_id, allow_patterns=patterns, **hub)
+            if any(Path(folder, subfolder, name).exists() for name in FOLDER_FILES):
+                break
+    except (OSError, ValueError) as error:
+        offline = ", which is switched off (HF_HUB_OFFLINE)" if is_offline_mode() else ""
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{repo_id}: there is no such folder, no published weights have this name, and it could not be "
+            f"fetched from huggingface.co{offline} ({reason}). Give a folder that save_pretrained wrote, or a "
+            "name of checkpoints.CATALOGUE such as 'convnextv2_tiny.fcmae_ft_in1k'"
+        ) from error
+    return folder
+
+
+def _config_of(file: Inspected, model: type) -> dict:
+    """The content of a config.json for the weights: the one beside them, else what they tell themselves."""
+    beside = file.located.path / "config.json"
+    if file.located.path.is_dir() and beside.is_file():
+        return as_ours(read_json(beside))
+    config = config_of_network(file.network, file.located.weights)
+    if file.network.version == 1 and "stages.0.0.gamma" not in file.state:
+        config["layer_scale_init_value"] = 0.0
+    return config
