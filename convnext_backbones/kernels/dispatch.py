@@ -11,6 +11,8 @@ from .triton import choice as triton_choice
 enabled = True  # False: every block runs the plain steps of Block.forward
 SMALLEST = 2**23  # N * C * C * H * W; below it a CPU spends more on more operators than it saves
 
+NO_GELU = "the activation is not the exact GELU"
+
 _CALL = nn.Module.__call__
 
 
@@ -76,7 +78,7 @@ def weights_or_reason(block: nn.Module, x: Tensor) -> tuple[Weights | None, str 
         if type(part) is not cls:
             if name == "grn" and part is None and block.grn is None:
                 continue
-            return None, f"{name} was replaced"
+            return None, NO_GELU if name == "act" else f"{name} was replaced"
         if cls.forward is not forward:
             return None, f"{cls.__name__}.forward was replaced"
         if (what := changed(part)) is not None:
@@ -103,11 +105,13 @@ def _why_not_map(x: Tensor) -> str | None:
 
 
 def _why_not_weights(block: nn.Module, weights: Weights, x: Tensor) -> str | None:
-    conv, norm, act = block.dwconv, block.norm, block.act
+    conv, norm = block.dwconv, block.norm
+    if block.act.approximate != "none":
+        return NO_GELU
     channels, device, dtype = x.shape[1], x.device, x.dtype
     options = (
         *(conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups),
-        *(conv.padding_mode, norm.normalized_shape, act.approximate),
+        *(conv.padding_mode, norm.normalized_shape),
     )
     if options != _standard_options(channels, conv.dilation):
         return "a part has other options than in Block"
@@ -136,7 +140,7 @@ _TENSORS = (nn.Parameter, Tensor)
 def _standard_options(channels: int, dilation: tuple[int, int]) -> tuple:
     padding = (3 * dilation[0], 3 * dilation[0])
     square = (dilation[0], dilation[0])
-    return (7, 7), (1, 1), padding, square, channels, "zeros", (channels,), "none"
+    return (7, 7), (1, 1), padding, square, channels, "zeros", (channels,)
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """The ImageNet classifier: a trunk, global average pooling, LayerNorm and a linear head."""
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,8 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn import functional as F
 
-from .convnext import EPS, Trunk, draw_weight
+from ..errors import UserError
+from .convnext import EPS, INIT_STD, Trunk, draw_weight
 from .refusals import refuse_in_graph, refuse_unknown_options
 from .variants import resolve_arch
 
@@ -40,8 +42,11 @@ class ConvNeXtClassifier(Trunk):
         num_classes: outputs of the head; 0 for none (forward then gives pooled features).
         norm_eps: of the final norm; 1e-6 in the official models, 1e-12 in Hugging Face's.
         head_init_scale: factor on the head's initial weights (official fine-tuning uses 0.001).
-        in_channels, patch_size, output_stride, drop_path_rate, layer_scale_init_value, with_cp:
-            as for ConvNeXt.
+        in_channels, patch_size, output_stride, drop_path_rate, layer_scale_init_value, activation, init_std,
+            with_cp: as for ConvNeXt.
+
+    Attributes:
+        class_names: a name for each class, where the weights came with names; else None.
     """
 
     def __init__(
@@ -57,6 +62,8 @@ class ConvNeXtClassifier(Trunk):
         output_stride: int | None = None,
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float | None = 1e-6,
+        activation: str = "gelu",
+        init_std: float = INIT_STD,
         with_cp: bool = False,
         **unknown,
     ):
@@ -78,13 +85,35 @@ class ConvNeXtClassifier(Trunk):
             output_stride=output_stride,
             drop_path_rate=drop_path_rate,
             layer_scale_init_value=layer_scale_init_value,
+            activation=activation,
+            init_std=init_std,
             with_cp=with_cp,
         )
         self.num_classes = num_classes
         self.norm = nn.LayerNorm(dims[-1], eps=norm_eps)
         self.head = nn.Linear(dims[-1], num_classes) if num_classes else nn.Identity()
         self.head_init_scale = head_init_scale
+        self._class_names = None
         self._reset_head()
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """A name for each class; set to names, or to a function that looks them up when they are asked for.
+
+        Raises:
+            UserError: other names than classes; the function's own, such as a library that is missing.
+        """
+        return self._class_names() if callable(self._class_names) else self._class_names
+
+    @class_names.setter
+    def class_names(self, names: Sequence[str] | Callable[[], tuple[str, ...]] | None) -> None:
+        if names is not None and not callable(names):
+            if isinstance(names, str) or len(names) != self.num_classes:
+                raise UserError(
+                    f"class_names must be {self.num_classes} names, one a class, got {names!r:.80}"
+                )
+            names = tuple(names)
+        self._class_names = names
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -92,7 +121,7 @@ class ConvNeXtClassifier(Trunk):
 
     def _reset_head(self) -> None:
         if isinstance(self.head, nn.Linear):
-            draw_weight(self.head.weight)
+            draw_weight(self.head.weight, self.init_std)
             nn.init.zeros_(self.head.bias)
             with torch.no_grad():
                 self.head.weight.mul_(self.head_init_scale)

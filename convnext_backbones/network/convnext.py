@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from ..kernels import dispatch
 from ..kernels.grn import wide_dtype
 from ..kernels.steps import norm_is_wide
+from .activations import ACTIVATIONS, check_activation
 from .geometry import drop_path_rates, strides_and_dilations
 from .padding import Sizes, inside_masks
 from .refusals import (
@@ -36,6 +37,7 @@ from .selection import feature_names, select_features
 from .variants import resolve_arch
 
 EPS = 1e-6  # of every LayerNorm and GRN
+INIT_STD = 0.02  # of the initial weights of convolutions and linear layers
 
 torch.fx.wrap("wide_dtype")  # one step of a traced graph, which does not know its tensors' types
 
@@ -150,6 +152,7 @@ class Block(nn.Module):
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float | None = 1e-6,
         dilation: int = 1,
+        activation: str = "gelu",
     ):
         super().__init__()
         self.dwconv = nn.Conv2d(
@@ -157,7 +160,7 @@ class Block(nn.Module):
         )
         self.norm = LayerNorm(dim, eps=EPS)
         self.pwconv1 = nn.Linear(dim, 4 * dim)
-        self.act = nn.GELU()
+        self.act = ACTIVATIONS[activation]()
         self.grn = GRN(4 * dim) if version == 2 else None
         self.pwconv2 = nn.Linear(4 * dim, dim)
         scaled = version == 1 and layer_scale_init_value is not None and layer_scale_init_value > 0
@@ -276,13 +279,17 @@ class Trunk(nn.Module):
         output_stride: int | None,
         drop_path_rate: float,
         layer_scale_init_value: float | None,
+        activation: str,
+        init_std: float,
         with_cp: bool,
     ):
         super().__init__()
-        check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_value)
+        check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_value, init_std)
+        check_activation(activation)
         strides, dilations = strides_and_dilations(len(depths), patch_size, output_stride)
         rates = drop_path_rates(drop_path_rate, depths)  # over all stages, built or not
         self.depths, self.dims, self.version = depths, dims, version
+        self.activation, self.init_std = activation, init_std
         self.feature_strides = (patch_size, *strides)  # of the stem and of every stage
 
         stem = Stem(in_channels, dims[0], patch_size=patch_size)
@@ -301,12 +308,13 @@ class Trunk(nn.Module):
                     drop_path_rate=rate,
                     layer_scale_init_value=layer_scale_init_value,
                     dilation=dilations[i],
+                    activation=activation,
                 )
                 for rate in rates[i]
             ]
             self.stages.append(Stage(*blocks))
         self.with_cp = with_cp
-        self.apply(_init_weights)
+        self.apply(self._init_weights)
 
     @property
     def with_cp(self) -> bool:
@@ -320,8 +328,11 @@ class Trunk(nn.Module):
             stage.with_cp = with_cp
 
     def reset_parameters(self) -> None:
-        """Draw all initial values again, or for the first time after to_empty(): see _init_weights."""
-        self.apply(_init_weights)
+        """Draw all initial values again, or for the first time after to_empty(): see init_weights."""
+        self.apply(self._init_weights)
+
+    def _init_weights(self, layer: nn.Module) -> None:
+        init_weights(layer, self.init_std)
 
     def stage_maps(self, images: Tensor, image_sizes: Sizes | None = None) -> list[Tensor]:
         """(N, in_channels, H, W) images to the maps of the stem and of every built stage."""
@@ -365,6 +376,8 @@ class ConvNeXt(Trunk):
             Neither given: the last stage. Both given: they must agree.
         drop_path_rate: stochastic depth rate of the last block; grows linearly from 0.
         layer_scale_init_value: initial layer scale; 0 or None for none. V2 has none and ignores it.
+        activation: of the blocks, a name of activations.ACTIVATIONS; only "gelu" has fast paths.
+        init_std: standard deviation of the initial weights.
         output_norm: give each selected feature a LayerNorm of its own (norm_stem, norm0, norm1..).
         output_stride: cap the stride (8, 16 or 32) by dilating the later stages, same weights.
         frozen_stages: k > 0 freezes the stem and the first k stages with their downsampling and
@@ -391,6 +404,8 @@ class ConvNeXt(Trunk):
         out_indices: list[int] | tuple[int, ...] | None = None,
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float | None = 1e-6,
+        activation: str = "gelu",
+        init_std: float = INIT_STD,
         output_norm: bool = True,
         output_stride: int | None = None,
         frozen_stages: int = 0,
@@ -413,6 +428,8 @@ class ConvNeXt(Trunk):
             output_stride=output_stride,
             drop_path_rate=drop_path_rate,
             layer_scale_init_value=layer_scale_init_value,
+            activation=activation,
+            init_std=init_std,
             with_cp=with_cp,
         )
         self._positions = tuple(positions)
@@ -487,17 +504,17 @@ def _norm_name(position: int) -> str:
     return "norm_stem" if position == 0 else f"norm{position - 1}"
 
 
-def draw_weight(weight: Tensor) -> None:
+def draw_weight(weight: Tensor, std: float) -> None:
     """Set the weight of a convolution or linear layer to its initial values, of which it has none
     under torch's FakeTensorMode; trunc_normal_ would look at them."""
     if not isinstance(weight, FakeTensor):
-        nn.init.trunc_normal_(weight, std=0.02)
+        nn.init.trunc_normal_(weight, std=std)
 
 
-def _init_weights(layer: nn.Module) -> None:
+def init_weights(layer: nn.Module, std: float) -> None:
     """The official initial values: all layers' but those of a classifier's head, which it scales."""
     if isinstance(layer, (nn.Conv2d, nn.Linear)):
-        draw_weight(layer.weight)
+        draw_weight(layer.weight, std)
         nn.init.zeros_(layer.bias)
-    elif isinstance(layer, (nn.LayerNorm, GRN, Block)):
+    elif isinstance(layer, (nn.LayerNorm, nn.PReLU, GRN, Block)):
         layer.reset_parameters()

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 from collections.abc import Iterable
 
 import torch
@@ -101,7 +102,9 @@ def check_frozen_stages(frozen_stages, num_stages: int) -> None:
         )
 
 
-def check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_value) -> None:
+def check_options(
+    in_channels, patch_size, drop_path_rate, layer_scale_init_value, init_std
+) -> None:
     """Refuse values that no network has."""
     for name, value in (("in_channels", in_channels), ("patch_size", patch_size)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -114,6 +117,8 @@ def check_options(in_channels, patch_size, drop_path_rate, layer_scale_init_valu
             "layer_scale_init_value must be a number from 0 on, or 0 or None for no layer scale, "
             f"got {layer_scale_init_value!r}"
         )
+    if type(init_std) not in (int, float) or not 0 < init_std < math.inf:
+        raise UserError(f"init_std must be a number above 0, got {init_std!r}")
 
 
 # Options of other implementations, by the name that they have here.
@@ -130,6 +135,9 @@ _RENAMED = {
     "use_act_checkpoint": "with_cp",
     "layer_norm_eps": "norm_eps",
     "num_labels": "num_classes",
+    "hidden_act": "activation",
+    "act_layer": "activation",
+    "initializer_range": "init_std",
 }
 # Those that are none here, and what to write.
 _ELSEWHERE = {
@@ -148,7 +156,7 @@ _ELSEWHERE = {
     "gap_before_final_norm": "leave it out: a dense backbone returns maps",
     "linear_pw_conv": "leave it out: pointwise layers are always linear",
     "norm_cfg": "leave it out: the norm is LayerNorm with eps 1e-6, dict(type='LN2d', eps=1e-6)",
-    "act_cfg": "leave it out: the activation is GELU, dict(type='GELU')",
+    "act_cfg": "leave it out: the activation is GELU, dict(type='GELU'); others are activation='relu' etc.",
 }
 
 
