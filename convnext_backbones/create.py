@@ -30,7 +30,8 @@ def create_classifier(
 ) -> ConvNeXtClassifier:
     """The classifier of a full name in VARIANTS; pretrained as for create_backbone.
 
-    A head of another size than the file's stays as initialised.
+    A head of another size than the file's stays as initialised. Where the weights come with names of
+    their classes, the classifier's class_names has them.
     """
     variant = get_variant(name)
     model = ConvNeXtClassifier(variant.size, version=variant.version, **options)

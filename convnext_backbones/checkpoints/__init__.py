@@ -2,6 +2,7 @@
 
 from ..errors import CheckpointError
 from .catalogue import CATALOGUE, Weights
+from .class_names import class_names, wordnet_ids
 from .conversion import convert_checkpoint
 from .detectors import framework_of_names, whole_model, with_our_names
 from .inspection import inspect_checkpoint
@@ -15,6 +16,7 @@ __all__ = [
     "LoadReport",
     "Unbuilt",
     "Weights",
+    "class_names",
     "convert_checkpoint",
     "framework_of_names",
     "inspect_checkpoint",
@@ -23,4 +25,5 @@ __all__ = [
     "read_pickled",
     "whole_model",
     "with_our_names",
+    "wordnet_ids",
 ]

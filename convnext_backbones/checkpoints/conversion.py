@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, UserError
 from ..network.selection import feature_names
-from .huggingface_config import config_beside, config_of, read_json
+from .class_names import names_of
+from .huggingface_config import OF_TRANSFORMERS, config_beside, config_of, options_beside, read_json
 from .huggingface_preprocessor import preprocessor_config_of
 from .inspection import Inspected, inspect_checkpoint
 from .layouts import to_layout
@@ -26,9 +27,10 @@ SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
 
 @dataclass(frozen=True)
 class Conversion:
-    """What convert_checkpoint wrote; str() says it in three lines.
+    """What convert_checkpoint wrote; str() says it in three lines, and one more where something is untold.
 
-    left_out: names of the source that are not in the target.
+    left_out: names of the source that are not in the target. untold: what the source's config says of
+    the network, and the target cannot: the options to build it with.
     """
 
     source: Inspected
@@ -36,6 +38,7 @@ class Conversion:
     path: Path
     written: int
     left_out: tuple[str, ...]
+    untold: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         head = self.source.network.num_classes
@@ -45,6 +48,7 @@ class Conversion:
             f"read: {self.source.source} is {self.source}, {what}\n"
             f"wrote: {self.written} parameters in {self.path}, {self.target} names\n"
             f"left out: {left or 'nothing'}"
+            + (f"\nnot told by {self.path}: {', '.join(self.untold)}" if self.untold else "")
         )
 
 
@@ -84,11 +88,12 @@ def convert_checkpoint(
     state = {name: value.clone() for name, value in state.items()}  # views of one storage otherwise
     destination.parent.mkdir(parents=True, exist_ok=True)
     if to == "huggingface":
-        _write_folder(destination, state, file)
+        untold = _write_folder(destination, state, file)
     else:
+        untold = options_beside(file.located.path) if file.layout in OF_TRANSFORMERS else ()
         _write_file(destination, state, to)
     left_out = (*file.outside, *file.dropped, *(file.names[name] for name in left))
-    return Conversion(file, to, destination, len(state), left_out)
+    return Conversion(file, to, destination, len(state), left_out, untold)
 
 
 def _table(file: Inspected, to: str) -> str:
@@ -133,13 +138,13 @@ def _write_file(path: Path, state: dict[str, Tensor], to: str) -> None:
             torch.save(wrapped, temporary)
 
 
-def _write_folder(folder: Path, state: dict[str, Tensor], file: Inspected) -> None:
+def _write_folder(folder: Path, state: dict[str, Tensor], file: Inspected) -> tuple[str, ...]:
     """Config, image processor and weights, as from_pretrained of transformers reads them.
 
     Of a source that is such a folder its own image processor is kept, and of its config what is not
-    in the weights.
+    in the weights. Returns what could not be told.
     """
-    source = config_beside(file.located.path) if file.layout == "huggingface" else None
+    source = config_beside(file.located.path) if file.layout in OF_TRANSFORMERS else None
     weights = file.located.weights
     preprocessing = (weights and weights.preprocessing) or {}
     path = file.located.path
@@ -149,6 +154,7 @@ def _write_folder(folder: Path, state: dict[str, Tensor], file: Inspected) -> No
     else:
         processor = preprocessor_config_of(preprocessing)
     names = feature_names(len(file.network.depths))
+    labels, untold = _class_names(file)
     norms = {f"norm{i}.weight": name for i, name in enumerate(names[1:])}
     norms = {"norm_stem.weight": "stem", **norms}
     config = config_of(
@@ -158,12 +164,24 @@ def _write_folder(folder: Path, state: dict[str, Tensor], file: Inspected) -> No
         image_size=preprocessing.get("image_size", 224),
         has_layer_scale="stages.0.0.gamma" in file.state,
         source=source,
+        class_names=labels,
     )
     with _replacing(folder) as temporary:
         temporary.mkdir()
         for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
             (temporary / name).write_text(json.dumps(content, indent=2) + "\n")
         save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
+    return untold
+
+
+def _class_names(file: Inspected) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The names of a head's classes, where they are known; else why they are not, in a sentence."""
+    count = file.network.num_classes
+    names = names_of(file.located.weights, file.located.path, count) if count else None
+    try:
+        return (names() if callable(names) else names), ()
+    except UserError as error:
+        return None, (str(error),)
 
 
 @contextmanager

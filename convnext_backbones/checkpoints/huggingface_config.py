@@ -9,11 +9,13 @@ stages from 0; the translation is here.
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError
+from ..network.activations import ACTIVATIONS
 from ..network.selection import feature_names, select_features
 from ..network.variants import nearest
 
@@ -31,14 +33,20 @@ class Field(NamedTuple):
 FIELDS = {
     "model_type": Field("convnext: ConvNeXt; convnextv2: ConvNeXtV2; others are refused"),
     "num_channels": Field("in_channels", 3),
-    "patch_size": Field("patch_size; a pair must be of equal numbers: patches are square here", 4),
+    "patch_size": Field(
+        "patch_size; a pair must be of equal numbers: patches are square here, as a detector's stride is "
+        "one number for height and width",
+        4,
+    ),
     "num_stages": Field("the length of arch's depths; another number is refused"),
     "hidden_sizes": Field("arch=dict(dims=...)", (96, 192, 384, 768)),
     "depths": Field("arch=dict(depths=...)", (3, 3, 9, 3)),
-    "hidden_act": Field("must be gelu, the papers' activation and the only one here", "gelu"),
-    "initializer_range": Field(
-        "must be 0.02, the papers' deviation of initial weights (truncated here)", 0.02
+    "hidden_act": Field(
+        "activation, of the blocks; xielu is none here, as no layout of weights has the constants beside "
+        f"its weights. Valid: {', '.join(ACTIVATIONS)}",
+        "gelu",
     ),
+    "initializer_range": Field("init_std, a number above 0; truncated here", 0.02),
     "layer_norm_eps": Field(
         "norm_eps of the classifier; Hugging Face's backbone does not use it either", 1e-12
     ),
@@ -113,8 +121,9 @@ ONLY_UNSET = {
     "auto_map": None,
 }
 
-# What a folder that is written keeps of the configuration that it was made from.
-_KEPT = ("layer_norm_eps", "layer_scale_init_value", "drop_path_rate", "image_size", "problem_type")
+OURS = "convnext_backbones"  # the model type of adapters/huggingface, which has further fields
+OF_TRANSFORMERS = ("huggingface", OURS)  # the layouts of weights that a config.json lies beside
+_ONLY_OURS = ("version", "variant", "weights", "output_stride")
 
 
 def read_config(source: str | Path | Mapping) -> dict:
@@ -139,8 +148,9 @@ def read_config(source: str | Path | Mapping) -> dict:
         _require(values, field, type(values[field]) in (int, float))
     stages = len(values["depths"])
     _require(values, "num_stages", values.get("num_stages", stages) == stages)
-    _require(values, "hidden_act", values["hidden_act"] == "gelu")
-    _require(values, "initializer_range", values["initializer_range"] == 0.02)
+    _require(values, "hidden_act", values["hidden_act"] in tuple(ACTIVATIONS))
+    std = values["initializer_range"]
+    _require(values, "initializer_range", type(std) in (int, float) and 0 < std < math.inf)
     names = list(feature_names(stages))
     _require(values, "stage_names", values.get("stage_names", names) in (names, tuple(names)))
     _require(values, "id2label", isinstance(values.get("id2label", {}), Mapping))
@@ -172,7 +182,7 @@ def version_of(values: dict) -> int:
 
 def config_of(
     network, *, selected: list[str], dtype: str, image_size: int, has_layer_scale: bool,
-    source: Mapping | None = None,
+    source: Mapping | None = None, class_names: Sequence[str] | None = None,
 ) -> dict:  # fmt: skip
     """The content of a config.json, as from_pretrained of transformers reads it.
 
@@ -182,47 +192,110 @@ def config_of(
         dtype: of the weights, e.g. "float32".
         image_size: of the evaluation, pixels.
         has_layer_scale: of the weights.
-        source: the configuration that the weights came with: its labels and the options that are
-            not in weights are kept.
+        source: the configuration that the weights came with; what the weights do not tell is kept.
+        class_names: of the head, where the source names none.
     """
     family = "ConvNextV2" if network.version == 2 else "ConvNext"
     headless = "Backbone" if selected else "Model"
     kind = "ForImageClassification" if network.num_classes else headless
+    given = {} if source is None or source["model_type"] != family.lower() else dict(source)
     config = {
+        "hidden_act": "gelu",
+        "layer_norm_eps": EPS,
+        "drop_path_rate": 0.0,
+        "initializer_range": 0.02,
+        "image_size": image_size,
+        **{field: value for field, value in given.items() if field != "torch_dtype"},
         "architectures": [family + kind],
         "model_type": family.lower(),
         "depths": list(network.depths),
         "hidden_sizes": list(network.dims),
         "num_stages": len(network.depths),
         "num_channels": network.in_channels,
-        "patch_size": network.patch_size,
-        "hidden_act": "gelu",
-        "layer_norm_eps": EPS,
-        "drop_path_rate": 0.0,
-        "initializer_range": 0.02,
-        "image_size": image_size,
         "dtype": dtype,
     }
-    if network.version == 1:
-        config["layer_scale_init_value"] = 1e-6 if has_layer_scale else 0.0
-    if selected:
+    if config.get("patch_size") != [network.patch_size] * 2:
+        config["patch_size"] = network.patch_size
+    if network.version == 1 and has_layer_scale != (config.get("layer_scale_init_value", 0) > 0):
+        config["layer_scale_init_value"] = 1e-6
+    if network.version == 1 and not has_layer_scale:
+        config["layer_scale_init_value"] = 0.0
+    names = list(feature_names(len(network.depths)))
+    if config.get("stage_names") not in (None, names):
+        del config["stage_names"]
+    if selected and (not given or list(_selected_names(read_config(given))) != selected):
+        config.pop("out_indices", None)
         config["out_features"] = selected
-    source = source or {}
-    config |= {field: source[field] for field in _KEPT if source.get(field) is not None}
     if network.num_classes:
-        numbers = [str(k) for k in range(network.num_classes)]
-        given = {str(k): label for k, label in (source.get("id2label") or {}).items()}
-        labels = given if given.keys() == set(numbers) else {k: f"LABEL_{k}" for k in numbers}
-        config.update(id2label=labels, label2id={label: int(k) for k, label in labels.items()})
+        config.update(_labels(network.num_classes, given, class_names))
     return config
 
 
+def _labels(count: int, given: Mapping, class_names: Sequence[str] | None) -> dict:
+    """id2label, label2id and, where it was given, num_labels."""
+    numbers = [str(k) for k in range(count)]
+    names = {str(k): label for k, label in (given.get("id2label") or {}).items()}
+    own = {"num_labels": count} if "num_labels" in given else {}
+    if names.keys() == set(numbers):
+        inverse = given.get("label2id") or {label: int(k) for k, label in names.items()}
+        return {**own, "id2label": names, "label2id": inverse}
+    if given and not names and not own and count == 2 and class_names is None:
+        return {}  # two without names is what transformers has for none given, and writes none
+    labels = class_names or [f"LABEL_{k}" for k in numbers]
+    names = dict(zip(numbers, labels, strict=True))
+    return {
+        **own,
+        "id2label": names,
+        "label2id": {label: int(k) for k, label in names.items()},
+    }
+
+
 def config_beside(path: Path) -> dict | None:
-    """The ConvNeXt's config.json in the folder of a checkpoint, or None: checked, as it stands there.
+    """The ConvNeXt's config.json in the folder of a checkpoint, or None: checked, with the fields of
+    transformers' own classes.
 
     Raises:
         UserError: it is a ConvNeXt's, and has a value without a counterpart here.
     """
+    given = _found_beside(path)
+    if given is not None:
+        read_config(given)
+    return given
+
+
+def activation_beside(path: Path) -> str | None:
+    """The activation that the config.json in the folder of a checkpoint names, or None."""
+    given = _found_beside(path)
+    return None if given is None else given.get("hidden_act") or "gelu"
+
+
+def options_beside(path: Path) -> tuple[str, ...]:
+    """What a config.json in the folder of a checkpoint says of the network and no file of weights tells:
+    the options to build it with."""
+    given, options = _found_beside(path) or {}, []
+    act = given.get("hidden_act") or "gelu"
+    if ACTIVATIONS.get(act) is not ACTIVATIONS["gelu"]:
+        options.append(f"activation={act!r}")
+    eps = given.get("layer_norm_eps")
+    if given.get("id2label") and eps not in (None, EPS):
+        options.append(f"norm_eps={eps!r} of the classifier")
+    return tuple(options)
+
+
+def labels_beside(path: Path, count: int) -> tuple[str, ...] | None:
+    """The names of id2label in the config.json in the folder of a checkpoint, where there are `count` and
+    they are more than LABEL_0, LABEL_1, ...; else None."""
+    labels = (_found_beside(path) or {}).get("id2label")
+    if not isinstance(labels, Mapping):
+        return None
+    by_number = {str(k): str(label) for k, label in labels.items()}
+    numbers = [str(k) for k in range(count)]
+    if by_number.keys() != set(numbers) or all(by_number[k] == f"LABEL_{k}" for k in numbers):
+        return None
+    return tuple(by_number[k] for k in numbers)
+
+
+def _found_beside(path: Path) -> dict | None:
     file = (path if path.is_dir() else path.parent) / "config.json"
     if not file.is_file():
         return None
@@ -230,10 +303,19 @@ def config_beside(path: Path) -> dict | None:
         given = read_json(file)
     except UserError:
         return None  # of something else
-    if given.get("model_type") not in ("convnext", "convnextv2"):
-        return None
-    read_config(given)
-    return given
+    if given.get("model_type") == OURS:
+        given = _as_of_transformers(given, file)
+    return given if given.get("model_type") in ("convnext", "convnextv2") else None
+
+
+def _as_of_transformers(given: dict, file: Path) -> dict:
+    if given.get("output_stride") is not None:
+        raise UserError(
+            f"{file} has output_stride={given['output_stride']!r}, which no config of transformers can say; "
+            "leave it out there, and set it where the weights are used"
+        )
+    fields = {field: value for field, value in given.items() if field not in _ONLY_OURS}
+    return {**fields, "model_type": "convnextv2" if given.get("version") == 2 else "convnext"}
 
 
 def read_json(path: Path) -> dict:
@@ -282,6 +364,8 @@ def _network(values: dict) -> dict:
         "patch_size": values["patch_size"],
         "drop_path_rate": values["drop_path_rate"],
         "layer_scale_init_value": max(values["layer_scale_init_value"], 0),
+        "activation": values["hidden_act"],
+        "init_std": values["initializer_range"],
     }
 
 

@@ -10,7 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..network.activations import ACTIVATIONS
+from ..network.classifier import ConvNeXtClassifier
 from ..network.convnext import Trunk
+from .class_names import names_of
+from .huggingface_config import OF_TRANSFORMERS, activation_beside
 from .inspection import Inspected, describe, inspect_checkpoint
 
 OUTPUT_NORM = re.compile(r"norm(\d+|_stem)\.(weight|bias)$")
@@ -113,6 +117,9 @@ def load_inspected(
         last_norm_from_classifier=last_norm_from_classifier,
     )
     _apply(loaded, dict(model.named_parameters()))
+    if isinstance(model, ConvNeXtClassifier) and "head.weight" in loaded:
+        located = file.located
+        model.class_names = names_of(located.weights, located.path, model.num_classes)
     return report
 
 
@@ -191,6 +198,7 @@ def _plan(model: Trunk, file: Inspected, allowed: tuple[str, ...], last_norm: bo
 def _judge(plan: Plan, model: Trunk, file: Inspected) -> None:
     """Refuse what would leave the model another network, or random where nobody asked for it."""
     _refuse_another_network(model, file)
+    _refuse_another_activation(model, file)
     problems = []
     if random := _left_random(plan):
         count = "1 parameter" if len(random) == 1 else f"{len(random)} parameters"
@@ -273,6 +281,20 @@ def _refuse_another_network(model: Trunk, file: Inspected) -> None:
     raise CheckpointError(
         f"{file.source}: this is {file}; the model is {model_is}. Nothing was loaded: build "
         f"{network.variant or 'that network'}, or give a checkpoint of {model_is}"
+    )
+
+
+def _refuse_another_activation(model: Trunk, file: Inspected) -> None:
+    """No weight tells it; the config.json beside those of a Hugging Face folder does."""
+    if file.layout not in OF_TRANSFORMERS:
+        return
+    theirs = activation_beside(file.located.path)
+    if theirs is None or ACTIVATIONS.get(theirs) is ACTIVATIONS[model.activation]:
+        return
+    raise CheckpointError(
+        f"{file.source}: its config.json has hidden_act={theirs!r}, and the model "
+        f"activation={model.activation!r}. Nothing was loaded: build the model with "
+        f"activation={theirs!r}"
     )
 
 

@@ -144,8 +144,8 @@ def test_a_config_of_something_else_gives_no_labels(tmp_path, content):
 def test_a_config_that_cannot_be_kept_is_refused_before_anything_is_written(tmp_path):
     hugging_face_folder(tmp_path / "a", num_labels=3)
     path = tmp_path / "a" / "config.json"
-    path.write_text(path.read_text().replace('"gelu"', '"relu"'))
-    with pytest.raises(UserError, match="hidden_act='relu', which has no counterpart"):
+    path.write_text(path.read_text().replace('"gelu"', '"xielu"'))
+    with pytest.raises(UserError, match="hidden_act='xielu', which has no counterpart"):
         convert_checkpoint(tmp_path / "a", tmp_path / "b", "huggingface")
     assert not (tmp_path / "b").exists()
 

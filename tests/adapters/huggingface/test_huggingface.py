@@ -231,8 +231,11 @@ def test_a_value_of_the_wrong_type_is_a_sentence(fields):
         ({"model_type": "dinov3_convnext"}, "model_type='dinov3_convnext'"),
         ({"patch_size": [4, 2]}, r"patch_size=\[4, 2\].*patches are square"),
         ({"num_stages": 3}, "num_stages=3.*length of arch's depths"),
-        ({"hidden_act": "relu"}, "hidden_act='relu'.*must be gelu"),
-        ({"initializer_range": 0.01}, "initializer_range=0.01.*must be 0.02"),
+        ({"hidden_act": "xielu"}, "hidden_act='xielu'.*no layout of weights has the constants"),
+        ({"hidden_act": "rely"}, "hidden_act='rely'.*Valid: gelu, .* relu"),
+        ({"hidden_act": ["relu"]}, r"hidden_act=\['relu'\]"),
+        ({"initializer_range": 0}, "initializer_range=0.*init_std, a number above 0"),
+        ({"initializer_range": "0.02"}, "initializer_range='0.02'"),
         ({"stage_names": ["stem", "a", "b", "c", "d"]}, "stage_names=.*follow from depths"),
         (
             {"problem_type": "regression", "num_labels": 3},
