@@ -86,13 +86,21 @@ class Draws:
         return True  # also over a sampler that has no length
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        (seed, process), step, skip = self.key(), self.step(), self.skip
+        (seed, process), step, skip, passes = self.key(), self.step(), self.skip, self.passes
         self.skip = 0
-        with seeded_by(seed, self.passes):  # for samplers that ask torch; in all processes the same
-            batches = itertools.islice(iter(self.inner), skip, None)
-            first = list(itertools.islice(batches, 1))
-        for step, batch in enumerate(itertools.chain(first, batches), start=step):  # noqa: B020
-            yield [Draw((seed, process, step, place), index) for place, index in enumerate(batch)]
+        with seeded_by(seed, passes):  # for samplers that ask torch; in all processes the same
+            batches = iter(self.inner)
+            batch = next(batches, None)
+        for number in itertools.count(1):
+            if batch is None:
+                return
+            if number > skip:
+                yield [
+                    Draw((seed, process, step, place), index) for place, index in enumerate(batch)
+                ]
+                step += 1
+            with seeded_by(seed, passes, number):  # for those that ask it as they go
+                batch = next(batches, None)
 
 
 class _SeededItems:

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
 
 from convnext_backbones.runs.randomness import (
     draws_of,
@@ -62,6 +62,33 @@ def test_samples_follow_from_their_place():
     assert batches(0, skip=1) == whole[1:]
     assert batches(0, seed=4) != whole
     assert len({tuple(numbers) for batch in whole for numbers in batch[1:]}) == 12
+
+
+class AsItGoes(Sampler):
+    """Asks torch for each index."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __iter__(self):
+        for _ in range(8):
+            yield int(torch.randint(8, ()))
+
+
+def test_a_sampler_that_draws_as_it_goes_follows_from_its_place():
+    def indices(skip: int = 0, use: int = 0) -> list:
+        loader = DataLoader(Noise(), batch_size=2, sampler=AsItGoes())
+        follow_position(loader, key=lambda: (3, 0), step=lambda: skip).skip = skip
+        found = []
+        for batch in loader:
+            found.append(batch[0].tolist())
+            torch.rand(use)  # what a step draws
+        return found
+
+    whole = indices()
+    assert indices(use=5) == whole
+    assert indices(skip=2) == whole[2:]
+    assert len({index for batch in whole for index in batch}) > 2
 
 
 def test_a_data_set_answers_another_loader_as_before():

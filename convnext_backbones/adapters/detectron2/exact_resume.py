@@ -3,7 +3,7 @@
 Detectron2 saves no random state, reads its data from the first picture again, and gives other batches with
 another number of data workers. Here what a step and a sample draw follows from where the run is
 (runs/randomness.py), batches are made of indices before any worker reads, and a trainer's checkpoint says
-with which seed.
+with which seed, and what modules keep beside their parameters, as RetinaNet does (runs/kept.py).
 
 What follows from neither: a mapper that gives None (MapDataset takes another picture by a state of its own);
 data that is a stream, or whose elements have no width and height and are to be grouped by them: there the
@@ -22,10 +22,12 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
+from ...runs.kept import Kept
 from ...runs.patching import Patch, Patches, patched_attribute
 from ...runs.randomness import draws_of, follow_position, seed_step, what_changed
 
 KEY = "data"  # in a trainer's state, with numbers and a tensor alone
+KEPT = "kept"  # by the modules, as plain data
 SEEDS = ("_seed", "_indexes_subset")  # of Detectron2's samplers
 
 LOGGER = logging.getLogger("convnext_backbones")
@@ -112,7 +114,15 @@ def _of_indices(plain):
 
 
 # ---- a trainer -----------------------------------------------------------------------------------
-def _loader_of(trainer: TrainerBase):
+def _kept(trainer: TrainerBase) -> Kept | None:
+    """What a trainer's modules keep, since it was first asked for."""
+    model = getattr(getattr(trainer, "_trainer", trainer), "model", None)
+    if "_convnext_backbones_kept" not in vars(trainer) and model is not None:
+        trainer._convnext_backbones_kept = Kept(model)
+    return vars(trainer).get("_convnext_backbones_kept")
+
+
+def loader_of(trainer: TrainerBase):
     """The loader of a trainer, or of the one in it, as DefaultTrainer has it."""
     inner = getattr(trainer, "_trainer", trainer)
     return getattr(inner, "data_loader", None)
@@ -131,7 +141,9 @@ def _conditions(loader) -> dict[str, int]:
 def _saving(plain):
     @functools.wraps(plain)
     def state_dict(self) -> dict:
-        state, loader = plain(self), _loader_of(self)
+        state, loader = plain(self), loader_of(self)
+        if hasattr(self, "storage") and (kept := _kept(self)) and (changes := kept.changes()):
+            state[KEPT] = changes
         if draws := draws_of(loader):
             state[KEY] = {
                 "seed": draws.seed,
@@ -149,7 +161,9 @@ def _loading(plain):
     @functools.wraps(plain)
     def load_state_dict(self, state_dict: dict) -> None:
         plain(self, state_dict)
-        if draws := draws_of(_loader_of(self)):
+        if (saved := state_dict.get(KEPT)) and (kept := _kept(self)):
+            kept.put_back(saved)
+        if draws := draws_of(loader_of(self)):
             saved = state_dict.get(KEY) or {}
             draws.seed = saved.get("seed", draws.seed)
             vars(draws.sampler).update(
@@ -164,8 +178,9 @@ def _going_on(plain):
     @functools.wraps(plain)
     def before_train(self) -> None:
         plain(self)
+        _kept(self)
         if self.start_iter:
-            _go_on(_loader_of(self), self.start_iter)
+            _go_on(loader_of(self), self.start_iter)
 
     return before_train
 
@@ -194,7 +209,7 @@ def _go_on(loader, step: int) -> None:
 def _seeding(plain):
     @functools.wraps(plain)
     def before_step(self) -> None:
-        if draws := draws_of(_loader_of(self)):
+        if draws := draws_of(loader_of(self)):
             seed_step(draws.seed, comm.get_rank(), self.iter)
         plain(self)
 

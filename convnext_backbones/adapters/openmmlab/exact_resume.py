@@ -4,23 +4,30 @@ MMEngine saves no random state, begins an epoch again from its first picture, an
 an iteration loop once more (its maintained fork does not). Here what a step and a sample draw follows from
 where the run is (runs/randomness.py), and a checkpoint says how far the sampler's stream was used.
 
+What modules keep beside their parameters is saved with it (runs/kept.py).
+
 What follows from neither: transforms that keep pictures (CachedMosaic, CachedMixUp), whose store each data
-worker fills anew, and of which a run that goes on says so; data sets that are streams; GPU operations
-that are not deterministic by themselves. A validation that was due when the run was ended is not made up for.
+worker fills anew, data sets that are streams, MMEngine's own EarlyStoppingHook: a run that goes on says so;
+and GPU operations that are not deterministic by themselves. A validation that was due when the run was ended
+is not made up for.
 """
 
+import collections
 import functools
+from collections.abc import Iterator
 
 from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner, loops
 from mmengine.runner.base_loop import BaseLoop
 
+from ...runs.kept import Kept
 from ...runs.patching import Patch, Patches, patched_attribute
 from ...runs.randomness import Draws, draws_of, follow_position, seed_step, what_changed
 
 KEY = "convnext_backbones_position"  # in a checkpoint, with numbers and tensors alone
+KEPT = "convnext_backbones_kept"  # by the modules, as plain data
 
 
 class ExactResume(Hook):
@@ -30,9 +37,13 @@ class ExactResume(Hook):
 
     def __init__(self):
         self.resumed: dict | None = None
+        self.kept: Kept | None = None
+        self.kept_before: dict = {}
 
     def before_train(self, runner) -> None:
+        self.kept = Kept(runner.model)
         if self.resumed is not None:
+            self.kept.put_back(self.kept_before)
             _go_on(runner, self.resumed)
             self.resumed = None
 
@@ -53,6 +64,8 @@ class ExactResume(Hook):
             draws.delivered = 0
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        if self.kept and (kept := self.kept.changes()):
+            checkpoint[KEPT] = kept
         draws = draws_of(runner.train_dataloader)
         if not draws:
             return
@@ -68,6 +81,7 @@ class ExactResume(Hook):
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         if runner._resume and isinstance(checkpoint.get("meta"), dict):
             self.resumed = checkpoint.get(KEY) or {}
+            self.kept_before = checkpoint.get(KEPT) or {}
 
 
 def _draws_of_epochs(runner) -> Draws | None:
@@ -79,6 +93,10 @@ def _draws_of_epochs(runner) -> Draws | None:
 # ---- going on ------------------------------------------------------------------------------------
 def _go_on(runner, saved: dict) -> None:
     """Move the data to where a checkpoint was saved, and say what is not as it was."""
+    if any(type(hook) is EarlyStoppingHook for hook in runner.hooks):
+        runner.logger.warning(
+            "EarlyStoppingHook counts anew from here; convnext_backbones.StopEarly in its place goes on counting"
+        )
     loader, loop = runner.train_dataloader, runner.train_loop
     draws = draws_of(loader)
     if not draws:
@@ -114,7 +132,8 @@ def _go_on(runner, saved: dict) -> None:
     if stores := sorted(_stores(loader.dataset)):
         runner.logger.warning(
             f"{', '.join(stores)} mixes in pictures that the data workers keep in memory; they collect them "
-            "anew, so that the next pictures are others than without the stop"
+            "anew, so that the next pictures are others than without the stop, and others with another "
+            "number of data workers"
         )
 
 
@@ -154,11 +173,25 @@ def _stores(dataset) -> set[str]:
     parts = [*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)]
     for part in parts:
         found |= _stores(part) if part is not None else set()
-    pipeline = getattr(dataset, "pipeline", None)
-    for transform in getattr(pipeline, "transforms", pipeline) or ():
-        if hasattr(transform, "results_cache"):
+    for transform in _transforms(getattr(dataset, "pipeline", None)):
+        if any("cache" in name and isinstance(v, SIZED) for name, v in vars(transform).items()):
             found.add(type(transform).__name__)
     return found
+
+
+SIZED = (list, dict, collections.deque)  # kinds of stores
+
+
+def _transforms(node) -> Iterator:
+    """All transforms of a pipeline, also those in others."""
+    if isinstance(node, list | tuple | dict):
+        for part in node.values() if isinstance(node, dict) else node:
+            yield from _transforms(part)
+    elif callable(node) and hasattr(node, "__dict__") and not isinstance(node, type):
+        yield node
+        for part in vars(node).values():
+            if isinstance(part, list | tuple | dict) or hasattr(part, "transforms"):
+                yield from _transforms(part)
 
 
 # ---- in the place of MMEngine's ------------------------------------------------------------------

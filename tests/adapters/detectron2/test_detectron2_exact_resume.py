@@ -44,7 +44,8 @@ class Mapper:
 
 
 class Model(nn.Module):
-    """Dropout, batch norm and draws in the loss, as heads sample boxes."""
+    """Dropout, batch norm, draws in the loss, as heads sample boxes, and a mean that is no buffer, as RetinaNet
+    has it."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +55,8 @@ class Model(nn.Module):
 
     def forward(self, batch: list[dict]) -> dict:
         outputs = self.layers(torch.stack([item["image"] for item in batch]))
-        return {"loss": ((outputs - np.random.rand() - random.random()) ** 2).mean()}
+        self.mean = 0.9 * getattr(self, "mean", 1.0) + 0.1 * outputs.abs().mean().item()
+        return {"loss": ((outputs - np.random.rand() - random.random()) ** 2).mean() / self.mean}
 
 
 class Losses(HookBase):

@@ -19,9 +19,9 @@ from torch import nn
 pytest.importorskip("mmengine")
 
 from mmengine.config import ConfigDict
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, Compose
 from mmengine.evaluator import BaseMetric, Evaluator
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.runner import Runner, loops
@@ -52,19 +52,33 @@ class Noise(BaseDataset):
         return {"inputs": torch.tensor(values)}
 
 
-class Model(BaseModel):
-    """Dropout, batch norm and a draw of NumPy's in the loss, as heads sample boxes."""
+class Assigner:
+    """No module, as a head's is none."""
 
-    def __init__(self):
+    threshold = 0.5
+
+
+class Model(BaseModel):
+    """Dropout, batch norm, a draw of NumPy's in the loss, as heads sample boxes, and what Dynamic R-CNN keeps
+    of the steps before: a history of numbers, and a threshold that follows from it."""
+
+    def __init__(self, half: bool = False):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1)
         )
+        self.half, self.history, self.assigner = half, [], Assigner()
 
     def forward(self, inputs, data_samples=None, mode="tensor"):
-        outputs = self.layers(torch.stack(list(inputs)) / 10)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+            outputs = self.layers(torch.stack(list(inputs)) / 10)
         if mode == "loss":
-            return {"loss": ((outputs - np.random.rand() - random.random()) ** 2).mean()}
+            self.history.append(outputs.mean().item())
+            if len(self.history) == 4:  # saves and kills fall between
+                self.assigner.threshold = float(np.mean(self.history))
+                self.history.clear()
+            aim = np.random.rand() + random.random() + self.assigner.threshold
+            return {"loss": ((outputs - aim) ** 2).mean()}
         torch.rand(1), np.random.rand(), random.random()  # what a validation uses up
         return [{"value": value} for value in outputs]
 
@@ -107,9 +121,11 @@ def train(folder: Path, loop: str, *, resume=False, killed_after=None, reads="",
     length |= {"max_epochs": 3} if loop == "epochs" else {"max_iters": STEPS}
     accumulated = changes.get("accumulated", 1)
     runner = Runner(
-        model=Model(),
+        model=Model(half=changes.get("half", False)),
         work_dir=str(folder),
-        train_dataloader=dict(dataset=Noise(note=reads), **loader),
+        train_dataloader=dict(
+            dataset=Noise(note=reads, pipeline=changes.get("pipeline", [])), **loader
+        ),
         train_cfg=ConfigDict(val_interval=1 if loop == "epochs" else 2, **length),
         val_dataloader=dict(batch_size=2, dataset=Noise(), sampler=dict(type="DefaultSampler")),
         val_cfg=dict(),
@@ -125,7 +141,11 @@ def train(folder: Path, loop: str, *, resume=False, killed_after=None, reads="",
                 interval=1 if changes.get("by_epoch") else changes.get("every", 3),
             ),
         ),
-        custom_hooks=[dict(type="EMAHook"), Losses(folder / "losses.txt", killed_after)],
+        custom_hooks=[
+            dict(type="EMAHook"),
+            Losses(folder / "losses.txt", killed_after),
+            *changes.get("hooks", []),
+        ],
         randomness=dict(seed=changes.get("seed", 7)),
         log_level="WARNING",
         resume=resume,
@@ -233,6 +253,40 @@ def test_data_workers_change_nothing(loop, whole, tmp_path):
     killed(tmp_path / "run", loop, 5, workers=2)
     train(tmp_path / "run", loop, resume=True, workers=2, persistent=True)
     assert_equal_runs(tmp_path / "run", whole(loop))
+
+
+def test_mixed_precision_goes_on_bit_for_bit(whole, tmp_path):
+    """bfloat16 on a CPU, which scales no gradients."""
+    assert losses(whole("iterations", half=True)) != losses(whole("iterations"))
+    killed(tmp_path / "run", "iterations", 5, half=True)
+    train(tmp_path / "run", "iterations", resume=True, half=True)
+    assert_equal_runs(tmp_path / "run", whole("iterations", half=True))
+
+
+def test_what_follows_from_no_place_is_said(tmp_path, capfd):
+    """Pictures that transforms keep, also below others, and MMEngine's own count before it stops."""
+
+    class Mixing:
+        def __init__(self):
+            self.results_cache = []
+
+        def __call__(self, results):
+            return results
+
+    class Perhaps:
+        def __init__(self, *transforms):
+            self.transforms = Compose(list(transforms))
+
+        def __call__(self, results):
+            return results
+
+    killed(tmp_path / "run", "iterations", 4)
+    waiting = EarlyStoppingHook(monitor="stub/mean", rule="greater", patience=99)
+    options = dict(pipeline=[Perhaps(Mixing())], hooks=[waiting])
+    train(tmp_path / "run", "iterations", resume=True, **options)
+    said = "".join(capfd.readouterr())
+    assert "Mixing mixes in pictures that the data workers keep in memory" in said
+    assert "EarlyStoppingHook counts anew from here; convnext_backbones.StopEarly" in said
 
 
 def test_a_seed_that_nobody_set_goes_on(tmp_path):
