@@ -40,6 +40,8 @@ ROOMS = {
     "lab": ("lab",),
     "recipes": ("runs",),  # Jinja writes the configs
 }
+# What a room imports where it is installed, and asks for in a sentence where not: the extra it is in.
+OPTIONAL = {"checkpoints": "names"}
 # They import nothing, or what the commands they run need: cli/__init__.py answers with the extra to install.
 WITHOUT_A_ROW = {"__init__.py", "__main__.py", "adapters", "cli", "errors.py"}
 
@@ -67,6 +69,8 @@ def imported(room: str) -> set[str]:
 @pytest.mark.parametrize("room", ROOMS)
 def test_what_a_room_imports_is_declared(room):
     known = declared().union(*(declared(extra) for extra in ROOMS[room]))
+    if room in OPTIONAL:
+        known |= declared(OPTIONAL[room])
     assert imported(room) <= known
 
 
@@ -80,6 +84,11 @@ def test_every_room_has_its_row():
 def test_what_a_command_imports_has_an_extra_or_is_in_the_base():
     known = declared().union(*EXTRAS.values())
     assert imported("cli") <= known
+
+
+@pytest.mark.parametrize(("room", "extra"), OPTIONAL.items())
+def test_an_optional_extra_holds_only_what_its_room_imports(room, extra):
+    assert declared(extra) == imported(room) - declared()
 
 
 @pytest.mark.parametrize("extra", ["runs", "openmmlab", "detectron2", "huggingface", "lab"])

@@ -6,6 +6,7 @@ three, are timm's, which need not be installed: who asks for them is told.
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 from ..errors import UserError
 from ..network.variants import nearest
@@ -34,21 +35,34 @@ def wordnet_ids(weights: str) -> tuple[str, ...]:
     return tuple(_imagenet_info(data_set, "WordNet ids").label_names())
 
 
-def names_of(weights: Weights | None, path, count: int) -> tuple | Callable | None:
+def names_of(
+    weights: Weights | None, path: Path | None, count: int
+) -> tuple[str, ...] | Callable[[], tuple[str, ...]] | None:
     """The names of the classes of a checkpoint with a head of `count` outputs; None where none are known.
 
     Those of a Hugging Face folder are read; those of the catalogue are a function that looks them up.
 
     Args:
         weights: its row of the catalogue.
-        path: of the file or folder.
+        path: of the file or folder; None: there is no config.json beside it.
     """
-    labels = labels_beside(path, count)
+    labels = labels_beside(path, count) if path else None
     if labels is not None:
         return labels
     if weights is None or weights.num_classes != count or weights.task != "imagenet":
         return None
     return functools.partial(_names, DATA_SETS[count]) if count in DATA_SETS else None
+
+
+def names_or_reason(
+    weights: Weights | None, path: Path | None, count: int
+) -> tuple[tuple[str, ...] | None, str | None]:
+    """As names_of, looked up already; and why they are missing where they could be had."""
+    names = names_of(weights, path, count)
+    try:
+        return (names() if callable(names) else names), None
+    except UserError as error:
+        return None, str(error)
 
 
 def _data_set(name: str) -> str:

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import CheckpointError, UserError
+from ..errors import CheckpointError
 from ..network.selection import feature_names
-from .class_names import names_of
+from .class_names import names_or_reason
 from .huggingface_config import OF_TRANSFORMERS, config_beside, config_of, options_beside, read_json
 from .huggingface_preprocessor import preprocessor_config_of
 from .inspection import Inspected, inspect_checkpoint
@@ -154,7 +154,8 @@ def _write_folder(folder: Path, state: dict[str, Tensor], file: Inspected) -> tu
     else:
         processor = preprocessor_config_of(preprocessing)
     names = feature_names(len(file.network.depths))
-    labels, untold = _class_names(file)
+    count = file.network.num_classes
+    labels, missing = names_or_reason(weights, path, count) if count else (None, None)
     norms = {f"norm{i}.weight": name for i, name in enumerate(names[1:])}
     norms = {"norm_stem.weight": "stem", **norms}
     config = config_of(
@@ -171,17 +172,7 @@ def _write_folder(folder: Path, state: dict[str, Tensor], file: Inspected) -> tu
         for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
             (temporary / name).write_text(json.dumps(content, indent=2) + "\n")
         save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
-    return untold
-
-
-def _class_names(file: Inspected) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """The names of a head's classes, where they are known; else why they are not, in a sentence."""
-    count = file.network.num_classes
-    names = names_of(file.located.weights, file.located.path, count) if count else None
-    try:
-        return (names() if callable(names) else names), ()
-    except UserError as error:
-        return None, (str(error),)
+    return (missing,) if missing else ()
 
 
 @contextmanager
