@@ -1,9 +1,11 @@
 # make demo      set up, train a segmentor on sample data, show it        (about 10 minutes, first time)
 # make test      set up, run the tests
 # LANE=onedl     the maintained OpenMMLab forks instead of the classic releases
+# LANE=keras     Keras with TensorFlow, JAX and torch: the tests of its adapter
 LANE ?= classic
 PYTHON ?= python3
-VENV := $(if $(filter onedl,$(LANE)),.venv-onedl,.venv)
+VENV := $(if $(filter classic,$(LANE)),.venv,.venv-$(LANE))
+TESTS := $(if $(filter keras,$(LANE)),tests/adapters/test_keras.py tests/adapters/test_keras_sizes.py)
 RUN := $(VENV)/bin/python
 
 .PHONY: setup demo demo-detection demo-detectron2 test test-slow lint
@@ -21,10 +23,10 @@ demo-detectron2: setup
 	$(RUN) tools/train_detectron2.py configs/detectron2/coco_mask_rcnn_convnextv2_atto.py --sample
 
 test: setup
-	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal $(TESTS)
 
 test-slow: setup
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m slow $(TESTS)
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -1,10 +1,11 @@
 """Make the environment that `make demo` and `make test` run in. Needs only Python's standard library.
 
-    python3 tools/setup_environment.py [--lane classic|onedl]
+    python3 tools/setup_environment.py [--lane classic|onedl|keras]
 
 Pins stand in requirements/. The classic lane goes to .venv, the onedl lane (the maintained forks,
-which own the same import names) to .venv-onedl. A finished environment is stamped with a hash of
-the pins, so a second call returns at once.
+which own the same import names) to .venv-onedl, the keras lane (Keras with TensorFlow, JAX and torch,
+without OpenMMLab and Detectron2) to .venv-keras. A finished environment is stamped with a hash of its
+pins, so a second call returns at once.
 
 mmcv and detectron2 hold C++ operators and come as source. Built wheels are kept in
 ~/.cache/convnext-backbones/wheels (CONVNEXT_BACKBONES_CACHE changes the folder).
@@ -30,7 +31,13 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("CONVNEXT_BACKBONES_CACHE", "~/.cache/convnext-backbones")).expanduser()
 REQUIREMENTS = ROOT / "requirements"
 NEEDED_GIB = 9
-VENVS = {"classic": ".venv", "onedl": ".venv-onedl"}
+VENVS = {"classic": ".venv", "onedl": ".venv-onedl", "keras": ".venv-keras"}
+WITHOUT_OPENMMLAB = ("keras",)
+TRIED = {  # the imports that end a set-up
+    "classic": "mmcv.ops, mmdet.models, mmseg.models, timm, transformers",
+    "onedl": "mmcv.ops, mmdet.models, mmseg.models, timm, transformers",
+    "keras": "tensorflow, jax, keras",
+}
 
 # mmcv's 70 operator files spend nearly all of their compile time on the same torch headers, so they
 # are compiled as two units (about 1 minute instead of 8 on 2 cores). These few define names that
@@ -89,14 +96,15 @@ def check_machine(environment):
             f"this is Python {sys.version.split()[0]}; the pins need 3.11 or newer. "
             "Run with another interpreter: make setup PYTHON=python3.12"
         )
+    compiled = environment.lane not in WITHOUT_OPENMMLAB
     compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
+    if compiled and shutil.which(compiler) is None:
         raise SetupError(
             f"no C++ compiler ({compiler}) was found; mmcv's operators need one. "
             "Install it (Debian, Ubuntu: apt-get install g++) or name yours with CXX=..."
         )
     headers = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    if not headers.exists():
+    if compiled and not headers.exists():
         raise SetupError(
             f"Python's headers are missing ({headers}); mmcv's operators need them. "
             "Install them (Debian, Ubuntu: apt-get install python3-dev)"
@@ -133,7 +141,12 @@ def find_detectron2():
 def wanted_stamp(lane, detectron2):
     """A text that changes when the environment has to be made again."""
     digest = hashlib.sha256()
-    for file in sorted(REQUIREMENTS.glob("*.txt")) + [Path(__file__), ROOT / "setup.py"]:
+    pins = ("build", "common", lane, *(["detectron2"] if detectron2 else []))
+    for file in [
+        *(REQUIREMENTS / f"{name}.txt" for name in pins),
+        Path(__file__),
+        ROOT / "setup.py",
+    ]:
         digest.update(file.read_bytes())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     digest.update(repr((project["build-system"], project["project"])).encode())
@@ -255,7 +268,8 @@ def make_environment(environment, detectron2):
     done = step("torch and torchvision (5 GB)", "1 to 2 minutes")
     environment.pip("install", "-r", REQUIREMENTS / "build.txt")
     done()
-    install_mmcv(environment)
+    if environment.lane not in WITHOUT_OPENMMLAB:
+        install_mmcv(environment)
     done = step("the other packages", "40 s")
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as rest:
         for file in ("common.txt", f"{environment.lane}.txt"):
@@ -269,9 +283,8 @@ def make_environment(environment, detectron2):
         install_detectron2(environment, detectron2)
     done = step("trying the imports", "15 s")
     environment.run(
-        environment.python, "-c",
-        "import convnext_backbones, mmcv.ops, mmdet.models, mmseg.models, timm, transformers",
-    )  # fmt: skip
+        environment.python, "-c", f"import convnext_backbones, {TRIED[environment.lane]}"
+    )
     done()
 
 
@@ -281,7 +294,8 @@ def main():
     environment = Environment(parser.parse_args().lane)
     start = time.monotonic()
     try:
-        detectron2, absent = find_detectron2()
+        wanted = environment.lane not in WITHOUT_OPENMMLAB
+        detectron2, absent = find_detectron2() if wanted else (None, None)
         if absent:
             print(
                 f"setup: detectron2 is absent ({absent}); that switches off the Detectron2 adapter, "
@@ -295,7 +309,7 @@ def main():
         environment.folder.mkdir(exist_ok=True)
         print(
             f"setup: the {environment.lane} lane into {environment.folder.name}, "
-            f"log in {environment.log}; about 4 minutes on 2 cores, 5 with detectron2"
+            f"log in {environment.log}; about 4 minutes on 2 cores{', 5 with detectron2' * wanted}"
         )
         make_environment(environment, detectron2)
         environment.stamp.write_text(stamp)
