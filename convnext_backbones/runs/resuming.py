@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import CheckpointError
 from ..network.convnext import Trunk
-from ..network.wrappers import name_in_state_dict
+from ..network.wrappers import name_in_state_dict, unwrapped
 from .fine_tuning import compare_networks, refuse_not_finite, some
 
 
@@ -96,8 +96,9 @@ def _why_not(saved: Mapping, optimizer: torch.optim.Optimizer) -> str | None:
     if len(groups) != len(ours):
         return f"it has {len(groups)} parameter groups, the config's {kind} has {len(ours)}"
     for k, (theirs, own) in enumerate(zip(groups, ours, strict=True)):
-        names, own_names = theirs.get("param_names"), own.get("param_names")
-        if names and own_names and list(names) != list(own_names):
+        names = [unwrapped(name) for name in theirs.get("param_names") or ()]
+        own_names = [unwrapped(name) for name in own.get("param_names") or ()]
+        if names and own_names and names != own_names:
             return (
                 f"its parameter group {k} holds {some(names, 2)}, the config's {some(own_names, 2)}"
             )
@@ -105,10 +106,6 @@ def _why_not(saved: Mapping, optimizer: torch.optim.Optimizer) -> str | None:
         if count != own_count:
             return f"its parameter group {k} has {count} parameters, the config's {own_count}"
         for number, parameter in zip(theirs["params"], own["params"], strict=True):
-            if isinstance(
-                number, str
-            ):  # of FSDP, which calls parameters by name and has shards here
-                continue
             for name, value in saved.get("state", {}).get(number, {}).items():
                 same_kind = isinstance(value, Tensor) and value.dim() == parameter.dim()
                 if same_kind and value.shape != parameter.shape:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
-from mmengine._strategy import SingleDeviceStrategy
+from mmengine._strategy import FSDPStrategy, SingleDeviceStrategy
 from mmengine.dist import is_main_process
 from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
@@ -30,12 +30,13 @@ from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
 from ...checkpoints import load_pretrained, read_checkpoint
-from ...errors import CheckpointError, UserError
+from ...errors import CheckpointError
 from ...network.convnext import Trunk
 from ...network.sharding import is_sharded, whole_parameters, whole_state_dicts
 from ...network.wrappers import unwrapped
 from ...runs.fine_tuning import fit_whole, split_options
 from ...runs.resuming import check_complete, check_optimizer, check_weights
+from .sharded import check_state_dicts
 
 # What a training checkpoint's message hub holds beside tensors and numbers. np.ndarray keeps its
 # arrays as they are.
@@ -124,6 +125,7 @@ def resuming_whole_by_strategy(plain):
     def resume(self, filename, resume_optimizer=True, resume_param_scheduler=True, **options):
         def look(content):
             _check_or_fit(self, self.model, content, filename, {})
+            content["state_dict"] = _unwrapped(content["state_dict"])  # DDP's, for FSDP
 
         self._going_on = (resume_optimizer, resume_param_scheduler)
         try:
@@ -140,12 +142,8 @@ def saving_whole_by_strategy(plain):
 
     @functools.wraps(plain)
     def load_or_resume(self) -> None:
-        full = getattr(self.strategy, "_is_full_state_dict", None)  # of FSDP's
-        if full is not None and not full() and _trunks(self.model):
-            raise UserError(
-                "FSDPStrategy would save the pieces of each process, which no other number of processes and no "
-                "other tool can read, and this package neither; set strategy.state_dict_cfg='full'"
-            )
+        if isinstance(self.strategy, FSDPStrategy) and _trunks(self.model):
+            check_state_dicts(self.strategy)
         plain(self)
 
     return load_or_resume
@@ -226,7 +224,9 @@ def check_resumed(runner: Runner, model: torch.nn.Module, content: Mapping, file
         if isinstance(runner, Runner):  # a strategy has built its own
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
         wrapper = runner.optim_wrapper
-        for line in _check_optimizers(content["optimizer"], wrapper, file):
+        with whole_parameters(model):
+            lines = _check_optimizers(content["optimizer"], wrapper, file)
+        for line in lines:
             runner.logger.warning(line)
     if schedulers and runner.param_schedulers:
         if isinstance(runner, Runner):

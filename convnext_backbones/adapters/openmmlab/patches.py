@@ -62,6 +62,7 @@ from .guards import GUARDS as GUARDS
 from .padding import noting_sizes
 from .safe_reading import OTHER_SCHEMES, SAFE_FILES
 from .saving import SAVING as SAVING
+from .sharded import SHARDED
 
 
 def _reading(prefix: str) -> Patch:
@@ -105,6 +106,7 @@ WHOLE_LOADING = Patches(
         patched_attribute(FlexibleRunner, "load_checkpoint", loading_whole_by_strategy),
         patched_attribute(FlexibleRunner, "resume", resuming_whole_by_strategy),
         patched_attribute(FlexibleRunner, "load_or_resume", saving_whole_by_strategy),
+        *SHARDED,
     ]
 )
 COCO_CLASSES = _CocoClasses(
