@@ -39,7 +39,7 @@ def _run(host: Host, args: Namespace) -> None:
     host.quiet_warnings()
     config = prepared(host, args)  # wrong input is answered before processes start
     if not _only_evaluates(args):
-        data_check.before_training(host, config)
+        data_check.before_training(host, config, goes_on=args.resume)
     host.launch(functools.partial(_work, host.__name__), args, config)
 
 

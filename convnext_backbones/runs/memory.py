@@ -70,7 +70,7 @@ def out_of_memory(
     else:
         return None
     use = use_of_run()
-    asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)|allocate (\d+) bytes", words)
+    asked = re.search(r"to allocate (?:([\d.]+ [KMGT]iB)|(\d+) bytes)", words)
     asked = f" (asked for {asked[1] or bytes_in_words(int(asked[2]))} more)" if asked else ""
     return UserError(
         f"{where} is full in step {use.step}{asked}, with {_batch(use)}; weights, gradients and optimizer take "

@@ -36,15 +36,25 @@ from .backbone import (
     build_retinanet_convnext_fpn_backbone,
 )
 from .data import SemSegMapper, load_label_map, register_data_sets
+from .guards import Guard
 from .optimizer import layer_decay_groups
 from .own_data import register_coco, register_label_maps
-from .patches import EXACT_RESUME, PICTURES, READING, SAFE_READING, SAVING, STOCK_TRAINER
+from .patches import (
+    EXACT_RESUME,
+    GUARDS,
+    PICTURES,
+    READING,
+    SAFE_READING,
+    SAVING,
+    STOCK_TRAINER,
+)
 from .trainer import RecipeTrainer
 from .yaml_keys import add_convnext_config, add_training_config
 
 __all__ = [
     "ConvNeXt",
     "ConvNeXtV2",
+    "Guard",
     "RecipeTrainer",
     "SemSegMapper",
     "add_convnext_config",
@@ -59,6 +69,7 @@ __all__ = [
     "register_label_maps",
 ]
 
+GUARDS.apply()
 READING.apply()
 SAFE_READING.apply()
 SAVING.apply()

@@ -18,6 +18,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
 from ...errors import UserError
+from ...runs.guards import Limits
 from ...runs.preparation import CONFIG_ERRORS, existing_config, print_changes
 from ...runs.sample import ensure_sample_data
 from . import data, mistakes, optimizer, own_data
@@ -48,6 +49,7 @@ class YamlRun:
 
     processes = 1
     early_stop: int | None = None  # validations without a better metric
+    limits = Limits()
     LEARNING_RATE, WARM_UP = "SOLVER.BASE_LR", "SOLVER.WARMUP_ITERS"
     KEYS: ClassVar = dict(
         max_iter="SOLVER.MAX_ITER", batch="SOLVER.IMS_PER_BATCH", eval_period="TEST.EVAL_PERIOD",
@@ -154,6 +156,7 @@ class LazyRun:
 
     processes = 1
     early_stop: int | None = None  # validations without a better metric
+    limits = Limits()
     LEARNING_RATE, WARM_UP = "optimizer.lr", "lr_multiplier.warmup_length"
     KEYS: ClassVar = dict(
         max_iter="train.max_iter", batch="dataloader.train.total_batch_size",

@@ -10,6 +10,7 @@ from detectron2.engine import HookBase, hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
+from ...runs.guards import not_finite_in
 from ...runs.interruption import Interruption
 from ...runs.whole_files import write_whole, written_whole
 from .checkpoints import CLASSES
@@ -87,7 +88,8 @@ class Evaluation(hooks.EvalHook):
         names = list(dict.fromkeys([*notes.get("metrics", []), *metrics]))
         best = notes.get("best")
         main = main_metric(metrics)
-        if main and (best is None or best["metric"] != main or metrics[main] > best["value"]):
+        better = main and (best is None or best["metric"] != main or metrics[main] > best["value"])
+        if better and not not_finite_in(self._model.state_dict()):
             best = dict(metric=main, value=metrics[main], iteration=self.trainer.iter)
             classes = self._stopping.checkpointer.checkpointables.get(CLASSES)
             named = {CLASSES: classes.state_dict()} if classes else {}

@@ -1,5 +1,6 @@
 """What this package changes in Detectron2, for this process, and how to take it back.
 
+    GUARDS.apply()          applied when the adapter is imported
     READING.apply()         applied when the adapter is imported
     SAFE_READING.apply()    applied when the adapter is imported
     SAVING.apply()          applied when the adapter is imported
@@ -21,6 +22,9 @@ may call any function (safe_reading.py).
 **EXACT_RESUME**: a run that goes on draws other random numbers and reads its data from the first picture
 again (exact_resume.py). Every user's trainer and config system builds its loader by one function.
 
+**GUARDS**: a run ends at its first NaN loss or cut picture under three tracebacks, and waits for ever where a
+process stands still (guards.py). Every user's trainer gets the hook that goes on, or ends it in words.
+
 **STOCK_TRAINER**: DefaultTrainer passes over a recipe's optimizer, schedule and pictures in silence
 (trainer.py). It now refuses; one that overrides what the recipe needs is left alone.
 
@@ -40,6 +44,7 @@ from detectron2.structures import ImageList
 from ...runs.patching import Patches, patched_attribute
 from .checkpoints import load_weights
 from .exact_resume import EXACT_RESUME as EXACT_RESUME
+from .guards import GUARDS as GUARDS
 from .padding import noting_sizes
 from .pictures import PICTURES as PICTURES
 from .safe_reading import SAFE_CONFIGS, SAFE_FILES

@@ -39,6 +39,7 @@ from ...checkpoints import read_checkpoint
 from ...data.pictures import read_picture
 from ...errors import Stopped, UserError, exit_with_sentence
 from ...runs import preparation
+from ...runs.guards import Limits
 from ...runs.host import Entry, Example
 from ...runs.interruption import SIGNALS, Interruption
 from ...runs.visualize import spread
@@ -47,6 +48,7 @@ from .agreement import check, check_registered
 from .configs import Run, YamlRun
 from .configs import load_config as load_config  # part of the contract
 from .fine_tuning import EarlyStopping, StoppedEarly
+from .guards import LAZY, YAML, Guard
 from .loop import EVALUATED, Evaluation, Stopping, best_of, evaluated
 from .prediction import holds_objects, metadata_of, output_of
 from .prediction import infer as infer
@@ -112,6 +114,7 @@ def take_options(run: Run, args: Namespace) -> None:
     run.processes = args.num_gpus * args.num_machines
     if hasattr(args, "weights"):  # of train
         fine_tuning.take_options(run, args)
+    run.limits = Limits.of(**Limits.named_in(args))
     if getattr(args, "eval_only", False) and not args.resume and not run.settings.weights:
         raise UserError(
             "nothing to evaluate: give train.init_checkpoint=FILE, in YAML MODEL.WEIGHTS=FILE, or "
@@ -190,6 +193,7 @@ def launch(work, args: Namespace, run: Run) -> None:
         detectron2_launch(
             _in_process, args.num_gpus, num_machines=args.num_machines,
             machine_rank=args.machine_rank, dist_url=args.dist_url, args=(work, args),
+            timeout=run.limits.group_timeout,
         )  # fmt: skip
     except ProcessExitedException as error:  # the process has said why
         sys.exit(error.exit_code)
@@ -263,7 +267,8 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
         evaluation = Evaluation(
             settings.eval_period, lambda: results_of(run, wrapped), model, folder, stopping
         )
-        ending = [stopping]
+        keys = YAML if isinstance(run, YamlRun) else LAZY
+        ending = [stopping, Guard(folder=folder, keys=keys, **run.limits._asdict())]
         if run.early_stop:
             ending.append(EarlyStopping(run.early_stop, settings.eval_period, folder, checkpointer))
         trainer.register_hooks([*every, *saving, evaluation, *ending])
@@ -278,8 +283,6 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
             trainer.train(trainer.iter + 1 if resume else 0, settings.max_iter)
         except StoppedEarly:
             pass
-        except FloatingPointError as error:
-            raise _diverged(run, trainer.iter, error) from error
         except IndexError as error:  # of the loss of segmentation
             raise _beyond_classes(run, error) from error
     own = own_data.only_known_here([*settings.train_data, *settings.test_data])
@@ -294,18 +297,6 @@ def _set_aside(log: Path) -> None:
     """Rename a log of an earlier run in the same folder, to which this one would append."""
     if log.exists():
         log.rename(log.with_name(f"{log.stem}_until_{time.strftime('%Y%m%d_%H%M%S')}.json"))
-
-
-def _diverged(run: Run, at: int, error: FloatingPointError) -> UserError:
-    """The end of a run whose loss is no number any more."""
-    names = re.findall(r"'(\w+)': (?:np\.float64\()?-?(?:nan|inf)", str(error))
-    last = last_checkpoint(run)
-    return UserError(
-        f"training diverged in step {at + 1}: {', '.join(names) or 'what it predicts'} is infinite or NaN. "
-        f"Lower the learning rate ({run.LEARNING_RATE}=..) or lengthen its warm-up ({run.WARM_UP}), and "
-        "check the data; "
-        + (f"{last} is older, --resume goes on from it" if last else "nothing was saved before it")
-    )
 
 
 def _beyond_classes(run: Run, error: IndexError) -> Exception:
