@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .backward import Kept, backward
+from .depthwise import in_its_layout
 from .grn import energy, fast_energy, grn_scale, wide_dtype
 from .linear import linear, linear_gelu
 from .steps import (
@@ -46,6 +47,7 @@ def fast_block(
     keep: (N, 1, 1, 1) factors of the branch. inside: (N, H, W), False where a batch is padding.
     """
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights)):
+        weights = weights._replace(dwconv=in_its_layout(weights.dwconv))
         return _Block.apply(x, keep, inside, settings, *weights)
     with torch.autocast(x.device.type, enabled=False):
         if settings.kernels:

@@ -4,6 +4,9 @@ oneDNN's own weight gradient takes twenty times as long as its forward convoluti
 gradient is itself a depthwise convolution: of the padded input with the output's gradient as
 kernel, which leaves one position for each tap. And the input gradient is the forward convolution
 with flipped taps.
+
+Its weight, (C, 1, k, k), is the same memory with many strides: that of the dimension of size 1 is free.
+Convolutions give gradients strides of their own there, and DDP compares all of them, warns and copies.
 """
 
 import platform
@@ -14,6 +17,16 @@ from torch.nn import functional as F
 
 FAST = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
 TILE = 48  # positions; oneDNN handles a kernel as large as a whole map, but slower
+
+
+def in_its_layout(weight: Tensor) -> Tensor:
+    """The (C, 1, k, k) weight, by views through which its gradient has its strides, to the last."""
+    trains = torch.is_grad_enabled() and weight.requires_grad and not torch.jit.is_tracing()
+    if not trains or weight.shape[1] != 1:
+        return weight
+    if weight.stride(1) == 1:  # of a model in memory_format=torch.channels_last
+        return weight.permute(0, 2, 3, 1).squeeze(3).unsqueeze(3).permute(0, 3, 1, 2)
+    return weight.squeeze(1).unsqueeze(1)
 
 
 def input_gradient(gradient: Tensor, weight: Tensor, dilation: int) -> Tensor:

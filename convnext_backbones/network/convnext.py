@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..kernels import dispatch
+from ..kernels.depthwise import in_its_layout
 from ..kernels.grn import wide_dtype
 from ..kernels.steps import norm_is_wide
 from .activations import ACTIVATIONS, check_activation
@@ -39,7 +40,9 @@ from .variants import resolve_arch
 EPS = 1e-6  # of every LayerNorm and GRN
 INIT_STD = 0.02  # of the initial weights of convolutions and linear layers
 
-torch.fx.wrap("wide_dtype")  # one step of a traced graph, which does not know its tensors' types
+# One step each of a traced graph, which does not know its tensors' types.
+torch.fx.wrap("wide_dtype")
+torch.fx.wrap("in_its_layout")
 
 
 @torch.fx.wrap
@@ -101,6 +104,13 @@ class GRN(nn.Module):
         return x * scale.to(x.dtype) + self.beta.to(x.dtype)
 
 
+class DepthwiseConv2d(nn.Conv2d):
+    """A convolution of each channel by itself, whose weight's gradient lies in memory as the weight does."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return super()._conv_forward(x, in_its_layout(weight), bias)
+
+
 class DropPath(nn.Module):
     """Stochastic depth: in training, zero a residual branch for a whole sample (arXiv:1603.09382).
 
@@ -135,7 +145,7 @@ class Block(nn.Module):
     """
 
     parts = dispatch.standard_parts(  # which a fast path takes as they are here, and no others
-        dwconv=nn.Conv2d,
+        dwconv=DepthwiseConv2d,
         norm=LayerNorm,
         pwconv1=nn.Linear,
         act=nn.GELU,
@@ -155,7 +165,7 @@ class Block(nn.Module):
         activation: str = "gelu",
     ):
         super().__init__()
-        self.dwconv = nn.Conv2d(
+        self.dwconv = DepthwiseConv2d(
             dim, dim, kernel_size=7, padding=3 * dilation, dilation=dilation, groups=dim
         )
         self.norm = LayerNorm(dim, eps=EPS)

@@ -14,7 +14,13 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from convnext_backbones import ConvNeXt, ConvNeXtV2
 from convnext_backbones.kernels import dispatch, steps
-from convnext_backbones.network.convnext import GRN, Block, DropPath, LayerNorm
+from convnext_backbones.network.convnext import (
+    GRN,
+    Block,
+    DepthwiseConv2d,
+    DropPath,
+    LayerNorm,
+)
 
 C = 8
 BOTH = pytest.mark.parametrize("version", [1, 2])
@@ -97,7 +103,9 @@ def test_a_forward_of_the_instance_is_called(part):
     assert called == [part, part]
 
 
-@pytest.mark.parametrize("cls", [nn.Conv2d, LayerNorm, nn.Linear, nn.GELU, GRN, DropPath])
+@pytest.mark.parametrize(
+    "cls", [nn.Conv2d, DepthwiseConv2d, LayerNorm, nn.Linear, nn.GELU, GRN, DropPath]
+)
 def test_a_forward_of_the_class_is_called(cls, monkeypatch):
     block, former = make_block(2), cls.forward
     monkeypatch.setattr(cls, "forward", lambda self, *given: 2 * former(self, *given))
@@ -197,7 +205,7 @@ def test_another_expansion_computes(version):
     assert_as_plain(block)
 
 
-@pytest.mark.parametrize("cls", [nn.Conv2d, LayerNorm, nn.Linear, nn.GELU, GRN, DropPath])
+@pytest.mark.parametrize("cls", [DepthwiseConv2d, LayerNorm, nn.Linear, nn.GELU, GRN, DropPath])
 def test_a_subclass_of_a_part_computes(cls):
     class Doubled(cls):
         def forward(self, *given):
@@ -479,3 +487,19 @@ def test_deterministic_mode_changes_no_value(version):
 )
 def test_the_reason_is_told(x, words):
     assert words in dispatch.why_not(make_block(1), x)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("autocast", [False, True], ids=["", "autocast"])
+@BOTH
+def test_every_gradient_has_its_parameters_strides(version, autocast, memory_format):
+    """Those of dimensions of size 1 too: else DDP warns once and copies each gradient at each step."""
+    block = make_block(version).float().to(memory_format=memory_format)
+    x = make_map(dtype=torch.float32)
+    for steps_of in (contextlib.nullcontext, plain_steps):
+        block.zero_grad()
+        with steps_of(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = block(x).float().square().sum()
+        loss.backward()
+        for name, parameter in block.named_parameters():
+            assert parameter.grad.stride() == parameter.stride(), name
