@@ -3,7 +3,8 @@
 MMEngine writes a checkpoint over its own name in one go, and CheckpointHook deletes the old one and the
 old best before it saves the new: a kill in between loses both, with max_keep_ckpts=1 everything. Here what
 goes through MMEngine's backend of local files is written aside and renamed, the hook deletes last, and a
-run that goes on takes the newest whole checkpoint.
+run that goes on takes the newest whole checkpoint. What a kill came before is made up for then: what a new
+file has replaced is deleted, and the best is the one that was saved last.
 """
 
 import functools
@@ -17,6 +18,7 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook, checkpoint_hook
 from mmengine.runner import _flexible_runner, runner
 
+from ...errors import CheckpointError
 from ...runs.patching import NOTHING, Patch, Patches, patched_attribute
 from ...runs.whole_files import (
     check_room,
@@ -78,33 +80,45 @@ def _deleting_last(plain):
     """A saving method of CheckpointHook that deletes what it replaces when the new files are there."""
 
     @functools.wraps(plain)
-    def save(self, *args, **kwargs) -> None:
+    def save(self, runner, *args, **kwargs) -> None:
         backend = getattr(self, "file_backend", None)
         if backend is None or isinstance(backend, _DeletingLater):  # within another save
-            return plain(self, *args, **kwargs)
-        self.file_backend = later = _DeletingLater(backend)
+            return plain(self, runner, *args, **kwargs)
+        self.file_backend = later = _DeletingLater(backend, runner.message_hub)
         try:
-            plain(self, *args, **kwargs)
+            plain(self, runner, *args, **kwargs)
         finally:
             self.file_backend = backend
-        best = getattr(self, "best_ckpt_path_dict", {}).values()
-        later.delete(but={self.last_ckpt, getattr(self, "best_ckpt_path", None), *best})
+        later.delete(but={self.last_ckpt, *_best_of(self)})
 
     return save
 
 
-class _DeletingLater:
-    """A file backend that notes what to delete."""
+def _best_of(hook: CheckpointHook) -> set[str | None]:
+    """The best checkpoint of each metric, as the hook knows them."""
+    return {
+        getattr(hook, "best_ckpt_path", None),
+        *getattr(hook, "best_ckpt_path_dict", {}).values(),
+    }
 
-    def __init__(self, backend):
-        self._backend = backend
+
+REPLACED = "convnext_backbones_replaced"  # in the message hub, by which it is in the new checkpoint
+
+
+class _DeletingLater:
+    """A file backend that notes what to delete, for the case of a kill in the checkpoint that is saved."""
+
+    def __init__(self, backend, hub):
+        self._backend, self._hub = backend, hub
         self._deletions: list[tuple[Callable[[str], None], str]] = []
+        hub.update_info(REPLACED, [])
 
     def __getattr__(self, name: str):
         return getattr(self._backend, name)
 
     def remove(self, path: str) -> None:
         self._deletions.append((self._backend.remove, path))
+        self._hub.update_info(REPLACED, [Path(path).name for _, path in self._deletions])
 
     def rmtree(self, path: str) -> None:
         self._deletions.append((self._backend.rmtree, path))
@@ -122,9 +136,62 @@ def _starting_clean(plain):
         if is_main_process() and isinstance(self.file_backend, LocalBackend):
             for file in remove_unfinished(self.out_dir):
                 runner.logger.warning(f"{file} was left by a run that was killed, and is deleted")
+            if runner.iter:
+                _adopt_best(self, runner)
+                _delete_replaced(self, runner)
             _check_room(self, runner)
 
     return before_train
+
+
+def _delete_replaced(hook: CheckpointHook, runner) -> None:
+    """What the checkpoint has replaced from which the run goes on, where a kill kept it."""
+    for name in runner.message_hub.runtime_info.get(REPLACED) or ():
+        _delete(Path(hook.out_dir) / Path(str(name)).name, hook, runner)
+
+
+def _delete(file: Path, hook: CheckpointHook, runner) -> None:
+    if file.suffix == ".pth" and file.is_file() and str(file) not in _best_of(hook):
+        file.unlink()
+        runner.logger.warning(f"{file}, which a newer checkpoint has replaced, is deleted")
+
+
+def _adopt_best(hook: CheckpointHook, runner) -> None:
+    """Take a best that was saved after the checkpoint from which the run goes on, and that nothing notes as
+    the kill came in between."""
+    folder, info = Path(hook.out_dir), runner.message_hub.runtime_info
+    last = folder / Path(str(info.get("last_ckpt") or "no")).name
+    for file in sorted(folder.glob("best_*.pth")) if last.is_file() else ():
+        if str(file) in _best_of(hook) or file.stat().st_mtime_ns < last.stat().st_mtime_ns:
+            continue  # else of another run, that was in the folder before
+        try:
+            hub = read_training_checkpoint(str(file), map_location="meta").get("message_hub")
+        except CheckpointError:
+            continue
+        noted = hub.get("runtime_info") if isinstance(hub, dict) else None
+        for key, path in noted.items() if isinstance(noted, dict) else ():
+            score = noted.get(key.replace("best_ckpt", "best_score"))
+            if (
+                key.startswith("best_ckpt")
+                and Path(str(path)).name == file.name
+                and score is not None
+            ):
+                _note_best(hook, runner, key, file, score)
+
+
+def _note_best(hook: CheckpointHook, runner, key: str, file: Path, score: float) -> None:
+    """As the hook notes a new best: `key` is best_ckpt, or with several metrics best_ckpt_METRIC."""
+    info = runner.message_hub.runtime_info
+    replaced = info.get(key)
+    runner.message_hub.update_info(key, str(file))
+    runner.message_hub.update_info(key.replace("best_ckpt", "best_score"), score)
+    if key == "best_ckpt":
+        hook.best_ckpt_path = str(file)
+    else:
+        hook.best_ckpt_path_dict[key.removeprefix("best_ckpt_")] = str(file)
+    runner.logger.warning(f"the best so far is {file}, which was saved before the run was ended")
+    if replaced:
+        _delete(file.with_name(Path(str(replaced)).name), hook, runner)
 
 
 def _check_room(hook: CheckpointHook, runner) -> None:

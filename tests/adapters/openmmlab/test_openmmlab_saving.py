@@ -225,6 +225,54 @@ def test_what_killed_runs_left_is_deleted_at_the_start(tmp_path):
     assert not left.exists()
 
 
+class KilledError(Exception):
+    """In the place of a kill, which leaves files as they are."""
+
+
+def killed_before_deletion(of: str, folder: Path, monkeypatch) -> None:
+    def remove(self, path):
+        if Path(path).name == of:
+            raise KilledError
+        os.remove(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalBackend, "remove", remove)
+        with pytest.raises(KilledError):
+            train(folder, 9)
+
+
+def test_a_checkpoint_that_a_kill_kept_is_deleted_at_the_start(tmp_path, monkeypatch):
+    killed_before_deletion("iter_2.pth", tmp_path, monkeypatch)
+    assert {"iter_2.pth", "iter_3.pth"} <= set(checkpoints(tmp_path))
+    train(tmp_path, 4, resume=True)
+    assert checkpoints(tmp_path) == ["best_stub_steps_iter_4.pth", "iter_4.pth"]
+
+
+def test_a_best_that_was_saved_and_not_noted_is_taken(tmp_path, monkeypatch):
+    """The kill comes before the checkpoint is written again, which notes it, and the old best is deleted."""
+    plain = Runner.save_checkpoint
+
+    def save(self, out_dir, filename, *args, **kwargs):
+        plain(self, out_dir, filename, *args, **kwargs)
+        if filename.startswith("best_") and filename.endswith("iter_3.pth"):
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Runner, "save_checkpoint", save)
+        with pytest.raises(KilledError):
+            train(tmp_path, 9)
+    left = ["best_stub_steps_iter_2.pth", "best_stub_steps_iter_3.pth", "iter_3.pth"]
+    assert checkpoints(tmp_path) == left
+    os.utime(tmp_path / "best_stub_steps_iter_2.pth")  # newest, but noted in the checkpoint
+    old = tmp_path / "best_stub_steps_iter_90.pth"  # of a run that was here before
+    old.write_bytes((tmp_path / left[1]).read_bytes())
+    os.utime(old, (0, 0))
+    train(tmp_path, 3, resume=True)
+    assert checkpoints(tmp_path) == [left[1], old.name, left[2]]
+    train(tmp_path, 4, resume=True)
+    assert checkpoints(tmp_path) == ["best_stub_steps_iter_4.pth", old.name, "iter_4.pth"]
+
+
 def test_a_run_without_room_is_refused_before_its_first_step(tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 2**20})
     monkeypatch.setattr(whole_files.shutil, "disk_usage", lambda folder: usage)
