@@ -1,6 +1,6 @@
 """What peft and accelerate do to the modules of a model, done to ours and to transformers' alike.
 
-Neither is installed: what they do is written out here. Both models hold the same weights, and every
+What they do is written out here, as peft is not installed. Both models hold the same weights, and every
 block takes the fast path before it is changed; the right values are always transformers'.
 """
 

@@ -1,11 +1,12 @@
 """ConvNeXtConfig: what transformers knows of our networks."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import ConvNextConfig, ConvNextV2Config, PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
-from ...checkpoints.catalogue import Weights
+from ...checkpoints.catalogue import Weights, find_weights
 from ...checkpoints.huggingface_config import FIELDS, backbone_options, read_config
 from ...checkpoints.inspection import Network
 from ...errors import UserError
@@ -106,7 +107,19 @@ class ConvNeXtConfig(BackboneConfigMixin, PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs) -> tuple[dict, dict]:
-        config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        """As PreTrainedConfig's, of a name of the catalogue too."""
+        name = str(pretrained_model_name_or_path)
+        weights = None if Path(name).exists() else find_weights(name)
+        if weights and weights.variant and name in (weights.name, *weights.aliases):
+            return _config_of_weights(weights), kwargs
+        try:
+            config, kwargs = super().get_config_dict(name, **kwargs)
+        except OSError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{name}: no configuration is to be had of this name ({reason}). Give a folder with a "
+                "config.json, or a name of checkpoints.CATALOGUE such as 'convnextv2_tiny.fcmae_ft_in1k'"
+            ) from error
         return as_ours(config), kwargs
 
     @classmethod
@@ -169,8 +182,14 @@ def own_config(config) -> ConvNeXtConfig:
     return ConvNeXtConfig.from_dict(config.to_dict())
 
 
-def config_of_network(network: Network, weights: Weights | None) -> dict:
-    """The content of a config.json for weights that came without one."""
+def config_of_network(network: Network, weights: Weights | None, class_names=None) -> dict:
+    """The content of a config.json for weights that came without one.
+
+    Args:
+        network: read off the weights.
+        weights: their row of the catalogue.
+        class_names: of the head, where they are known.
+    """
     preprocessing = (weights and weights.preprocessing) or {}
     config = {
         "model_type": ConvNeXtConfig.model_type,
@@ -182,4 +201,15 @@ def config_of_network(network: Network, weights: Weights | None) -> dict:
         "layer_norm_eps": OFFICIAL_EPS,
         "image_size": preprocessing.get("image_size", 224),
     }
+    if class_names:
+        numbers = {name: number for number, name in enumerate(class_names)}
+        return {**config, "id2label": dict(enumerate(class_names)), "label2id": numbers}
     return config if network.num_classes is None else {**config, "num_labels": network.num_classes}
+
+
+def _config_of_weights(weights: Weights) -> dict:
+    """The content of a config.json for weights of the catalogue, before they are fetched."""
+    variant = get_variant(weights.variant)
+    classes = weights.num_classes or None
+    network = Network(variant.version, variant.depths, variant.dims, 3, 4, classes)
+    return {**config_of_network(network, weights), "weights": weights.name}

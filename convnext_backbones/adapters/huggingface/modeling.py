@@ -4,7 +4,6 @@ transformers' ConvNextModel, ConvNextV2Model and their classifiers and backbones
 Nothing is computed here: `network` is the core's, and saved files hold the official names below it.
 """
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.backbone_utils import BackboneMixin
@@ -22,9 +21,10 @@ from transformers.utils.output_capturing import (
 from ...checkpoints.huggingface_config import backbone_options, classifier_options
 from ...errors import OptionError, UserError
 from ...network.classifier import ConvNeXtClassifier
-from ...network.convnext import ConvNeXt, ConvNeXtV2, init_weights
+from ...network.convnext import ConvNeXt, ConvNeXtV2, Trunk, init_weights
 from ...network.variants import nearest
 from .configuration import ConvNeXtConfig, own_config
+from .labels import check_labels
 from .pretrained import LoadsWhole
 
 
@@ -48,13 +48,29 @@ class ConvNeXtPreTrainedModel(LoadsWhole, PreTrainedModel):
             )
         super().__init__(own_config(config))
 
+    @classmethod
+    def core_network(cls, config: ConvNeXtConfig) -> Trunk:
+        """The core's network with all that the model has of it."""
+        raise NotImplementedError
+
+    @staticmethod
+    def own_name(name: str) -> str:
+        """The model's name of a parameter of core_network."""
+        return f"network.{name}"
+
     def _init_weights(self, module: nn.Module) -> None:
         # transformers calls it for every layer that has no weights yet
         init_weights(module, self.config.initializer_range)
 
-    def _set_gradient_checkpointing(self, enable: bool = True, *args, **kwargs) -> None:
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """What transformers sets to recompute in the backward pass, of a detector's backbone too."""
+        return any(module.with_cp for module in self.modules() if isinstance(module, Trunk))
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, enable: bool) -> None:
         for module in self.modules():
-            if isinstance(module, (ConvNeXt, ConvNeXtClassifier)):
+            if isinstance(module, Trunk):
                 module.with_cp = enable
 
     def _hidden_states(self, maps, wanted: bool | list[int] | None):
@@ -89,16 +105,24 @@ def _checked(pixel_values: Tensor | None, unknown: dict) -> Tensor:
     return pixel_values
 
 
+def _classifier(config: ConvNeXtConfig, *, num_classes: int) -> ConvNeXtClassifier:
+    options = classifier_options(config.network_values())
+    options |= {"num_classes": num_classes, "output_stride": config.output_stride}
+    return ConvNeXtClassifier(**options)
+
+
 class ConvNeXtModel(ConvNeXtPreTrainedModel):
     """As transformers' ConvNextModel (version=1) and ConvNextV2Model (version=2): the maps, and the last
     one's mean after the final norm."""
 
     def __init__(self, config, **unknown):
         super().__init__(config, **unknown)
-        options = classifier_options(self.config.network_values())
-        options |= {"num_classes": 0, "output_stride": self.config.output_stride}
-        self.network = ConvNeXtClassifier(**options)
+        self.network = self.core_network(self.config)
         self.post_init()
+
+    @classmethod
+    def core_network(cls, config: ConvNeXtConfig) -> ConvNeXtClassifier:
+        return _classifier(config, num_classes=0)
 
     @can_return_tuple
     def forward(
@@ -116,9 +140,6 @@ class ConvNeXtModel(ConvNeXtPreTrainedModel):
             hidden_states=self._hidden_states(features.hidden_states, output_hidden_states),
         )
 
-    def whole_network(self):
-        return self.network, "network.{}".format
-
 
 class ConvNeXtForImageClassification(ConvNeXtPreTrainedModel):
     """As transformers' ConvNextForImageClassification and ConvNextV2ForImageClassification."""
@@ -133,6 +154,15 @@ class ConvNeXtForImageClassification(ConvNeXtPreTrainedModel):
             nn.Linear(width, config.num_labels) if config.num_labels else nn.Identity()
         )
         self.post_init()
+
+    @classmethod
+    def core_network(cls, config: ConvNeXtConfig) -> ConvNeXtClassifier:
+        return _classifier(config, num_classes=config.num_labels)
+
+    @staticmethod
+    def own_name(name: str) -> str:
+        in_head = name.startswith("head.")
+        return name.replace("head.", "classifier.", 1) if in_head else f"convnext.network.{name}"
 
     @can_return_tuple
     def forward(
@@ -153,56 +183,15 @@ class ConvNeXtForImageClassification(ConvNeXtPreTrainedModel):
         logits = self.classifier(outputs.pooler_output)
         loss = None
         if labels is not None:
-            self._check_labels(labels, logits)
+            if isinstance(self.classifier, nn.Identity):
+                raise UserError(
+                    "labels were given, and the classifier has no head; give num_labels"
+                )
+            check_labels(labels, logits, self.config.problem_type)
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return ImageClassifierOutputWithNoAttention(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states
         )
-
-    def whole_network(self):
-        network = self.convnext.network
-        network.head = self.classifier
-        return (
-            network,
-            lambda name: (
-                f"classifier.{name[5:]}" if name.startswith("head.") else f"convnext.network.{name}"
-            ),
-        )
-
-    def _check_labels(self, labels: Tensor, logits: Tensor) -> None:
-        if not isinstance(labels, Tensor):
-            raise UserError(
-                f"labels must be a tensor, got a {type(labels).__name__}; write torch.tensor(labels)"
-            )
-        if self.config.num_labels == 0:
-            raise UserError(
-                "labels were given, and the classifier has no head (num_labels=0); give num_labels"
-            )
-        count, of_image = self.config.num_labels, tuple(logits.shape)
-        whole = labels.dtype in (torch.long, torch.int)
-        kind = self.config.problem_type or (
-            "regression" if count == 1 else "single_label_classification" if whole else
-            "multi_label_classification"
-        )  # fmt: skip
-        fits, expected = {
-            "regression": (
-                labels.is_floating_point() and labels.numel() == logits.numel(),
-                f"{'x'.join(map(str, of_image))} floats",
-            ),
-            "single_label_classification": (
-                labels.dtype == torch.long and labels.numel() == of_image[0],
-                f"{of_image[0]} class numbers (int64)",
-            ),
-            "multi_label_classification": (
-                labels.is_floating_point() and labels.shape == logits.shape,
-                f"floats of shape {of_image}",
-            ),
-        }[kind]
-        if not fits:
-            raise UserError(
-                f"the labels of {kind} are {expected}, got {labels.dtype} of shape "
-                f"{tuple(labels.shape)}; change them, or config.problem_type={self.config.problem_type!r}"
-            )
 
 
 class ConvNeXtBackbone(BackboneMixin, ConvNeXtPreTrainedModel):
@@ -214,11 +203,15 @@ class ConvNeXtBackbone(BackboneMixin, ConvNeXtPreTrainedModel):
 
     def __init__(self, config, **unknown):
         super().__init__(config, **unknown)
-        values = self.config.network_values(out_features=self.config.out_features)
-        network = ConvNeXtV2 if self.config.version == 2 else ConvNeXt
-        self.network = network(**backbone_options(values), output_stride=self.config.output_stride)
+        self.network = self.core_network(self.config)
         self.num_features = [self.config.hidden_sizes[0], *self.config.hidden_sizes]
         self.post_init()
+
+    @classmethod
+    def core_network(cls, config: ConvNeXtConfig) -> ConvNeXt:
+        options = backbone_options(config.network_values(out_features=config.out_features))
+        network = ConvNeXtV2 if config.version == 2 else ConvNeXt
+        return network(**options, output_stride=config.output_stride)
 
     @can_return_tuple
     def forward(
@@ -247,6 +240,3 @@ class ConvNeXtBackbone(BackboneMixin, ConvNeXtPreTrainedModel):
             feature_maps=self.network.selected(maps),
             hidden_states=self._hidden_states(maps, wanted),
         )
-
-    def whole_network(self):
-        return self.network, "network.{}".format

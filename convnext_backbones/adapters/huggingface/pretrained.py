@@ -13,6 +13,7 @@ from transformers.utils.hub import is_offline_mode
 
 from ...checkpoints import CheckpointError, LoadReport, load_pretrained
 from ...checkpoints.catalogue import find_weights
+from ...checkpoints.class_names import names_of
 from ...checkpoints.huggingface_config import read_json
 from ...checkpoints.inspection import Inspected, inspect_content
 from ...checkpoints.loading import STEM, judge_inspected
@@ -76,7 +77,7 @@ class LoadsWhole:
             )
         else:
             config, options = ConvNeXtConfig.from_dict(
-                _config_of(file, cls), return_unused_kwargs=True, **options
+                _config_of(file), return_unused_kwargs=True, **options
             )
         if located.weights:
             config.weights = located.weights.name
@@ -93,8 +94,7 @@ class LoadsWhole:
     ) -> tuple[dict[str, Tensor], LoadReport]:
         """The parameters that a model of this configuration gets from the file, under its own names."""
         with device("meta"):
-            names = cls(config).whole_network()
-        network, own_name = names
+            network = cls.core_network(config)
         state, report = judge_inspected(network, file, allow_random=(STEM,) if new_head else ())
         if "head.weight" in file.state and "head.weight" in report.reinitialised and not new_head:
             raise CheckpointError(
@@ -102,7 +102,7 @@ class LoadsWhole:
                 f"{config.num_labels} (num_labels); leave num_labels out, or start a new head with "
                 "ignore_mismatched_sizes=True"
             )
-        return {own_name(name): value for name, value in state.items()}, report
+        return {cls.own_name(name): value for name, value in state.items()}, report
 
     def save_pretrained(self, save_directory, *args, push_to_hub: bool = False, **options):
         """As PreTrainedModel's; with push_to_hub, push_to_hub(repo_id) after it."""
@@ -185,7 +185,7 @@ def find(source: str | Path, subfolder: str = "", **hub) -> Located:
     known = find_weights(text)
     if path.exists() or "://" in text or (known and text in (known.name, *known.aliases)):
         return locate(path if path.exists() else text)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text):
         return locate(source)  # whose sentence has the nearest names
     folder = Path(_snapshot(text, subfolder, **hub), subfolder)
     return Located(folder, None, text)
@@ -212,12 +212,22 @@ def _snapshot(repo_id: str, subfolder: str, **hub) -> str:
     return folder
 
 
-def _config_of(file: Inspected, model: type) -> dict:
+def _config_of(file: Inspected) -> dict:
     """The content of a config.json for the weights: the one beside them, else what they tell themselves."""
     beside = file.located.path / "config.json"
     if file.located.path.is_dir() and beside.is_file():
         return as_ours(read_json(beside))
-    config = config_of_network(file.network, file.located.weights)
+    config = config_of_network(file.network, file.located.weights, _class_names(file))
     if file.network.version == 1 and "stages.0.0.gamma" not in file.state:
         config["layer_scale_init_value"] = 0.0
     return config
+
+
+def _class_names(file: Inspected) -> tuple[str, ...] | None:
+    count = file.network.num_classes
+    names = names_of(file.located.weights, file.located.path, count) if count else None
+    try:
+        return names() if callable(names) else names
+    except UserError as error:  # the library that has the names is not there
+        logger.warning("%s; until then the classes are LABEL_0 and so on", error)
+        return None
