@@ -18,7 +18,9 @@ KINDS = ("overlays", "masks", "json")
 def parser():
     parser = make_parser("predict", __doc__)
     parser.add_argument("config")
-    parser.add_argument("checkpoint")
+    parser.add_argument(
+        "checkpoint", help="a run's file, or its work directory for its best or newest one"
+    )
     parser.add_argument(
         "source", nargs="+", metavar="IMAGE_OR_FOLDER", help="or video; several, too"
     )

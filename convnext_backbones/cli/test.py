@@ -13,7 +13,9 @@ from ._framework import parsed
 def parser():
     parser = make_parser("test", __doc__)
     parser.add_argument("config")
-    parser.add_argument("checkpoint")
+    parser.add_argument(
+        "checkpoint", help="a run's file, or its work directory for its best or newest one"
+    )
     parser.add_argument("--work-dir", help="for the log; default: test, beside the checkpoint")
     parser.add_argument("--sample", action="store_true", help="as train --sample changed it")
     parser.add_argument("--shrink", action="store_true", help="as train --shrink changed it")

@@ -17,6 +17,7 @@ from ..errors import UserError
 from . import data_check, preparation, report
 from .host import Host
 from .results import prediction_rows
+from .trained import checkpoint_file
 from .visualize import save_grid
 
 SHOWN = 4  # pictures in predictions.png
@@ -45,6 +46,8 @@ def _run(host: Host, args: Namespace) -> None:
 
 def prepared(host: Host, args: Namespace):
     """The config as it will run here."""
+    if _checkpoint(args):
+        args.checkpoint = checkpoint_file(args.checkpoint)
     checkpoint, evaluates = _checkpoint(args), _only_evaluates(args)
     config = host.load_config(
         args.config, sample=args.sample, shrink=args.shrink, options=host.overrides(args)

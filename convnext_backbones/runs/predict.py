@@ -29,6 +29,7 @@ from ..errors import UserError
 from . import preparation
 from .host import Host, Result
 from .results import CocoResults, draw, label_map_image, nothing
+from .trained import checkpoint_file
 from .visualize import FONT_SIZE, enlarged
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg", ".wmv")
@@ -66,7 +67,7 @@ def predict(host: Host, args: Namespace) -> None:
         args.config, sample=args.sample, shrink=args.shrink, options=host.overrides(args)
     )
     _check_device(args.device)
-    model = host.load_model(config, args.checkpoint, args.device)
+    model = host.load_model(config, checkpoint_file(args.checkpoint), args.device)
     predictor = Predictor(host, model, args.score, args.batch_size)
     preparation.check_writable(args.out, "--out")
     unreadable = []

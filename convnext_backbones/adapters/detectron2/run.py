@@ -5,7 +5,6 @@ evaluators. Checkpoints are read without executing.
 """
 
 import contextlib
-import json
 import multiprocessing
 import os
 import re
@@ -38,10 +37,11 @@ from torch.multiprocessing import ProcessExitedException
 from ...checkpoints import read_checkpoint
 from ...data.pictures import read_picture
 from ...errors import Stopped, UserError, exit_with_sentence
-from ...runs import preparation
+from ...runs import preparation, trained
 from ...runs.guards import Limits
 from ...runs.host import Entry, Example
 from ...runs.interruption import SIGNALS, Interruption
+from ...runs.report import records_of
 from ...runs.visualize import spread
 from . import data, fine_tuning, own_data
 from .agreement import check, check_registered
@@ -325,7 +325,7 @@ def results_of(run: Run, model: torch.nn.Module) -> dict:
 def evaluate(run: Run, checkpoint: str) -> dict[str, float]:
     """The metrics of a checkpoint, loaded whole, on the test data; {} off the main process."""
     model = build(run)
-    load_trained(model, checkpoint)
+    trained.tell_weights(load_trained(model, checkpoint))
     found = flatten_results_dict(results_of(run, model))
     return _metrics(found, found)
 
@@ -355,16 +355,17 @@ def _named(key: str) -> tuple[str, float]:
     return key, 1.0
 
 
-def load_trained(model: torch.nn.Module, checkpoint: str) -> None:
-    """Load a run's checkpoint whole into its model.
+def load_trained(model: torch.nn.Module, checkpoint: str) -> dict:
+    """Load a run's checkpoint whole into its model; returns the checkpoint's entries.
 
     Raises:
-        UserError: unreadable, or a parameter is missing, left over or of another shape.
+        UserError: unreadable, another framework's, or a parameter is missing, left over or of another shape.
     """
     content = read_checkpoint(checkpoint)
     own = Path(checkpoint).parent / "config.yaml"
-    state = content.get("model", content)
+    state = trained.state_of(content, checkpoint, "Detectron2")
     preparation.load_whole(model, state, checkpoint, own if own.exists() else None)
+    return content
 
 
 def initial_weights(run: Run) -> str:
@@ -390,8 +391,7 @@ def own_config(run: Run) -> Path:
 def read_log(work_dir: Path) -> Iterator[Entry]:
     """Detectron2's metrics.json, to which a resumed session appends."""
     log, names = work_dir / "metrics.json", evaluated(work_dir).get("metrics", ())
-    for line in log.read_text().splitlines() if log.exists() else ():
-        record = json.loads(line)
+    for record in records_of(log):
         losses = {key: value for key, value in record.items() if key.startswith("loss")}
         if "total_loss" in record:
             at = record["iteration"]
@@ -437,7 +437,7 @@ def build_model(run: Run, device: str) -> torch.nn.Module:
 def load_model(run: Run, checkpoint: str, device: str | None = None) -> torch.nn.Module:
     """A trained model ready for `infer`, with `test_mapper` and `dataset_meta`."""
     model = build_model(run, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    load_trained(model, checkpoint)
+    trained.tell_weights(load_trained(model, checkpoint))
     model.test_mapper = run.build_test_mapper()
     model.dataset_meta = metadata_of(next(iter(run.settings.test_data), None))
     return model.eval()

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import io
-import json
 import os
 import warnings
 from argparse import Namespace
@@ -24,11 +23,11 @@ from mmengine.utils import import_modules_from_strings
 
 from ...data.pictures import read_picture
 from ...errors import UserError
-from ...runs import preparation
+from ...runs import preparation, trained
 from ...runs.guards import Limits
 from ...runs.host import Entry, Example
 from ...runs.interruption import Interruption
-from ...runs.report import is_of_class, metrics_of
+from ...runs.report import is_of_class, metrics_of, records_of
 from ...runs.sample import ensure_sample_data
 from ...runs.visualize import spread
 from . import config_files, config_mistakes, data_places, fine_tuning
@@ -302,7 +301,7 @@ def evaluate(cfg: Config, checkpoint: str) -> dict[str, float]:
     model = runner.model
     while hasattr(model, "module"):  # below test-time augmentation and DDP
         model = model.module
-    load_trained(model, checkpoint)
+    trained.tell_weights(load_trained(model, checkpoint))
     return {**runner.test(), **scores_of(runner.test_evaluator)}
 
 
@@ -332,8 +331,7 @@ def read_log(work_dir: Path) -> Iterator[Entry]:
     """MMEngine's scalars.json, a file a session."""
     for file in sorted(work_dir.glob("*/vis_data/scalars.json")):
         last_iteration, of_classes = 0, {}
-        for line in file.read_text().splitlines():
-            record = json.loads(line)
+        for record in records_of(file):
             if any("loss" in name for name in record):
                 last_iteration = record.get("iter", record["step"])
                 yield Entry(validation=False, iteration=last_iteration, record=record)
@@ -380,22 +378,26 @@ def build_model(cfg: Config, device: str = "meta") -> torch.nn.Module:
 
 
 def load_trained(model: torch.nn.Module, checkpoint: str) -> dict:
-    """Load a run's checkpoint whole into its model; returns the checkpoint's meta.
+    """Load a run's checkpoint whole into its model; returns the checkpoint's entries.
 
     Raises:
-        UserError: unreadable, or a parameter is missing, left over or of another shape.
+        UserError: unreadable, another framework's, or a parameter is missing, left over or of another shape.
     """
     content = read_training_checkpoint(checkpoint)
     own = next(iter(sorted(Path(checkpoint).parent.glob("*.py"))), None)
-    preparation.load_whole(model, content.get("state_dict", content), checkpoint, own)
-    return content.get("meta", {})
+    state = trained.state_of(content, checkpoint, "MMDetection or MMSegmentation")
+    preparation.load_whole(model, state, checkpoint, own)
+    return content
 
 
 def load_model(cfg: Config, checkpoint: str, device: str | None = None) -> torch.nn.Module:
     """A trained model ready for `infer`, with `cfg` and `dataset_meta` as the hosts expect."""
     with preparation.refused("model"):
         model = build_model(cfg, "cpu")
-    meta = load_trained(model, checkpoint).get("dataset_meta") or {}
+    content = load_trained(model, checkpoint)
+    trained.tell_weights(content)
+    meta = content.get("meta") if isinstance(content.get("meta"), dict) else {}
+    meta = meta.get("dataset_meta") or {}
     meta = {str(key).lower(): value for key, value in meta.items()}
     model.cfg, model.test_pipeline = cfg, test_pipeline(cfg)
     model.dataset_meta = names_of(cfg, meta, checkpoint)
