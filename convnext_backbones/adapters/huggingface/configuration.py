@@ -18,6 +18,7 @@ OFFICIAL_EPS = 1e-6  # of the final norm, in the networks of the catalogue
 
 # Fields that other classes of transformers know, and those whose meaning does not depend on the network.
 _NOT_CHECKED = {"id2label", "num_labels", "problem_type", "stage_names", "image_size"}
+_LABELS = ("num_labels", "id2label", "label2id")
 _NETWORK = FIELDS.keys() - _NOT_CHECKED - {"model_type", "out_features", "out_indices"}
 
 
@@ -125,11 +126,11 @@ class ConvNeXtConfig(BackboneConfigMixin, PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         config_dict = as_ours(config_dict)
-        count = kwargs.get("num_labels")
-        other = count is not None and len(config_dict.get("id2label") or ()) != count
-        if other and "id2label" not in kwargs:  # names of other classes
-            config_dict.pop("id2label", None)
-            config_dict.pop("label2id", None)
+        given = {key: kwargs.pop(key) for key in _LABELS if kwargs.get(key) is not None}
+        own = len(config_dict.get("id2label") or ())
+        if "id2label" in given or given.get("num_labels", own) != own:
+            config_dict = {k: v for k, v in config_dict.items() if k not in _LABELS}
+        config_dict |= given
         return super().from_dict(config_dict, **kwargs)
 
 
