@@ -197,6 +197,11 @@ def use_sample(cfg: Config) -> None:
 
 def take_options(cfg: Config, args: Namespace) -> None:
     """--launcher, --local-rank, --auto-scale-lr of train and --tta of test, into the config."""
+    if others := [key for key in ("runner_type", "strategy") if cfg.get(key, "Runner") != "Runner"]:
+        raise UserError(
+            f"{args.config}: {', '.join(others)}: this tool trains with MMEngine's Runner. Leave them out, or "
+            "start the config with MMDetection's or MMSegmentation's own tools/train.py (docs/scaling.md)"
+        )
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg.launcher = args.launcher
     if hasattr(args, "weights"):  # of train
