@@ -46,7 +46,8 @@ ROOMS = {
     "network/variants network/wrappers numpy recipes/layer_decay registry runs torch yaml",
     "adapters/detectron2": "checkpoints data detectron2 errors fvcore network network/padding "
     "network/preprocessing network/refusals network/variants network/wrappers numpy omegaconf PIL recipes/layer_decay runs torch yaml",
-    "adapters/huggingface": "checkpoints errors huggingface_hub network network/selection network/variants torch transformers",
+    "adapters/huggingface": "checkpoints checkpoints/class_names errors huggingface_hub network network/preprocessing "
+    "network/selection network/variants torch torchvision transformers",
 }
 ANYTHING = {"cli", "__main__"}  # nothing imports them
 WITH_FRAMEWORKS = {"lab", "registry", "checkpoints/class_names"}  # beside the adapters

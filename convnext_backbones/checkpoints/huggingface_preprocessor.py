@@ -11,8 +11,8 @@ from pathlib import Path
 from ..errors import UserError
 from .huggingface_config import read_json
 
-RESAMPLE = {0: "nearest-exact", 2: "bilinear", 3: "bicubic"}  # Pillow's numbers
-OTHER_RESAMPLE = {1: "Lanczos", 4: "box", 5: "Hamming"}
+# Pillow's numbers of filters.
+RESAMPLE = {0: "nearest-exact", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 CROP_PCT = 224 / 256
 BYTE = 255
 
@@ -21,7 +21,8 @@ FIELDS = {
     "do_resize": "must be true: EvaluationTransform always resizes",
     "size": 'image_size: a whole number of pixels, or {"shortest_edge": it}',
     "crop_pct": "crop_pct, below 384 pixels; from there on pictures are warped",
-    "resample": "interpolation: 0 nearest, 2 bilinear or 3 bicubic",
+    "warp": "warp; of ConvNeXtImageProcessor alone",
+    "resample": f"interpolation: {', '.join(f'{number} {name}' for number, name in RESAMPLE.items())}",
     "do_center_crop": "must be false, or crop to the size that the pictures have",
     "crop_size": "of do_center_crop alone",
     "do_rescale": "whether pixels are multiplied by rescale_factor; in mean and std here",
@@ -31,7 +32,7 @@ FIELDS = {
     "image_std": "std: a number above 0, or one a channel",
     "do_pad": "must be false",
 }
-PROCESSORS = ("ConvNextImageProcessor", "ConvNextImageProcessorFast", "ConvNextImageProcessorPil",
+PROCESSORS = ("ConvNextImageProcessor", "ConvNeXtImageProcessor", "ConvNextImageProcessorFast", "ConvNextImageProcessorPil",
               "ConvNextFeatureExtractor")  # fmt: skip
 
 
@@ -104,17 +105,15 @@ def _options(config: dict) -> dict:
     resample = config.get("resample")
     resample = 3 if resample is None else resample
     if type(resample) is not int or resample not in RESAMPLE:
-        other = OTHER_RESAMPLE.get(resample) if type(resample) is int else None
-        raise ValueError(
-            f"resample={resample!r}{f', {other}' if other else ''} has no counterpart here; "
-            f"{FIELDS['resample']}"
-        )
+        raise ValueError(f"resample={resample!r} has no counterpart here; {FIELDS['resample']}")
     options = {
         "image_size": size,
         "crop_pct": config.get("crop_pct") or CROP_PCT,
         **_normalisation(config),
         "interpolation": RESAMPLE[resample],
     }
+    if config.get("warp") is not None:
+        options["warp"] = config["warp"]
     EvaluationTransform(**options)
     return options
 

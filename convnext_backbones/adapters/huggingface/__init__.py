@@ -5,8 +5,8 @@
     model = ConvNeXtForImageClassification.from_pretrained("convnextv2_tiny.fcmae_ft_in1k")
     RTDetrConfig(backbone_config=ConvNeXtBackboneConfig(variant="convnextv2_tiny", out_indices=[2, 3, 4]))
 
-Importing it registers our classes with transformers' AutoConfig, AutoModel, AutoModelForImageClassification
-and AutoBackbone under the model type "convnext_backbones".
+Importing it registers our classes with transformers' AutoConfig, AutoModel, AutoModelForImageClassification,
+AutoBackbone and AutoImageProcessor under the model type "convnext_backbones".
 """
 
 from ...checkpoints.huggingface_config import FIELDS, WITHOUT_EFFECT, read_config
@@ -19,6 +19,7 @@ __all__ = [
     "ConvNeXtBackboneConfig",
     "ConvNeXtConfig",
     "ConvNeXtForImageClassification",
+    "ConvNeXtImageProcessor",
     "ConvNeXtModel",
     "ConvNeXtPreTrainedModel",
     "backbone_from_config",
@@ -42,6 +43,7 @@ except ImportError as error:
 
 else:
     from .configuration import ConvNeXtConfig
+    from .image_processing import ConvNeXtImageProcessor
     from .modeling import (
         ConvNeXtBackbone,
         ConvNeXtForImageClassification,
