@@ -43,6 +43,7 @@ except ImportError as error:
 
 else:
     from .configuration import ConvNeXtConfig
+    from .detectors import load_backbone_weights
     from .image_processing import ConvNeXtImageProcessor
     from .modeling import (
         ConvNeXtBackbone,
@@ -50,7 +51,6 @@ else:
         ConvNeXtModel,
         ConvNeXtPreTrainedModel,
     )
-    from .pretrained import load_backbone_weights
     from .registration import register
 
     ConvNeXtBackboneConfig = ConvNeXtConfig  # as it reads in a detector's backbone_config=

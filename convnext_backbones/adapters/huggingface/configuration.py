@@ -11,7 +11,7 @@ from ...checkpoints.huggingface_config import FIELDS, backbone_options, read_con
 from ...checkpoints.inspection import Network
 from ...errors import UserError
 from ...network.selection import feature_names
-from ...network.variants import get_variant
+from ...network.variants import get_variant, resolve_arch
 
 FAMILIES = {1: ConvNextConfig.model_type, 2: ConvNextV2Config.model_type}
 OFFICIAL_EPS = 1e-6  # of the final norm, in the networks of the catalogue
@@ -35,7 +35,7 @@ class ConvNeXtConfig(BackboneConfigMixin, PreTrainedConfig):
         weights: the catalogue's name of the weights that a model began with; set by from_pretrained.
 
     Raises:
-        UserError: a field that is not known, or a value of which no network can be made.
+        ValueError: a field that is not known, or a value of which no network can be made.
     """
 
     model_type = "convnext_backbones"
@@ -65,6 +65,7 @@ class ConvNeXtConfig(BackboneConfigMixin, PreTrainedConfig):
         stage_names = kwargs.pop("stage_names", None)
         labels = {key: kwargs.get(key) for key in ("num_labels",)} | {"id2label": self.id2label}
         self.network_values(stage_names=stage_names, **labels, **_unknown_to_transformers(kwargs))
+        resolve_arch({"depths": self.depths, "dims": self.hidden_sizes}, self.version)
         self.stage_names = list(feature_names(len(self.depths)))
         self.set_output_features_output_indices(**selection)
         super().__post_init__(**kwargs)

@@ -1,5 +1,6 @@
 """from_pretrained and push_to_hub: weights by our loader, whole or refused, and a model card."""
 
+import contextlib
 import copy
 import logging
 import re
@@ -7,11 +8,11 @@ import tempfile
 from pathlib import Path
 
 import huggingface_hub
-from torch import Tensor, device, nn
+from torch import Tensor, device
 from transformers import PreTrainedConfig
 from transformers.utils.hub import is_offline_mode
 
-from ...checkpoints import CheckpointError, LoadReport, load_pretrained
+from ...checkpoints import CheckpointError, LoadReport
 from ...checkpoints.catalogue import find_weights
 from ...checkpoints.class_names import names_of
 from ...checkpoints.huggingface_config import read_json
@@ -67,6 +68,8 @@ class LoadsWhole:
                 f"variant={variant!r} is no choice of weights here; give the file itself, or convert it"
             )
         hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+        dtype = options.pop("torch_dtype", None)  # its name before transformers 5
+        dtype = options.pop("dtype", dtype) or "auto"
         located = find(pretrained_model_name_or_path, subfolder, **hub)
         file = inspect_content(read_path(located.path), located)
         if isinstance(config, PreTrainedConfig):
@@ -82,7 +85,9 @@ class LoadsWhole:
         if located.weights:
             config.weights = located.weights.name
         state, report = cls._judged(config, file, ignore_mismatched_sizes)
-        loaded = super().from_pretrained(None, config=config, state_dict=state, **options)
+        loaded = super().from_pretrained(
+            None, config=config, state_dict=state, dtype=dtype, **options
+        )
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.name_or_path = model.config.name_or_path = str(pretrained_model_name_or_path)
         logger.log(logging.WARNING if report.non_commercial else logging.INFO, "%s", report)
@@ -144,36 +149,6 @@ class LoadsWhole:
             )
 
 
-def load_backbone_weights(model: nn.Module, source: str | Path, **options) -> LoadReport:
-    """Load published or own weights into the ConvNeXtBackbone of a detector or segmentor.
-
-    transformers builds a detector with random weights in its backbone: this is how they come in.
-
-    Args:
-        model: any model of transformers with a ConvNeXtBackbone in it, or the backbone.
-        source: as for from_pretrained.
-        options: those of checkpoints.load_pretrained.
-
-    Raises:
-        UserError: there is no such backbone, or several; the weights do not fit.
-    """
-    from .modeling import ConvNeXtBackbone
-
-    found = [module for module in model.modules() if isinstance(module, ConvNeXtBackbone)]
-    if len(found) != 1:
-        raise UserError(
-            f"a {type(model).__name__} has {len(found)} ConvNeXtBackbones, and one is needed; give the "
-            "backbone itself, or build the model with backbone_config=ConvNeXtBackboneConfig(...)"
-        )
-    (backbone,) = found
-    located = find(source)
-    report = load_pretrained(
-        backbone.network, located.weights.name if located.weights else located.path, **options
-    )
-    backbone.config.weights = located.weights.name if located.weights else None
-    return report
-
-
 def find(source: str | Path, subfolder: str = "", **hub) -> Located:
     """A folder or file on this machine, weights of the catalogue, or a repository of the hub, in this order.
 
@@ -182,13 +157,21 @@ def find(source: str | Path, subfolder: str = "", **hub) -> Located:
     """
     text = str(source)
     path = Path(text).expanduser() / subfolder
-    known = find_weights(text)
-    if path.exists() or "://" in text or (known and text in (known.name, *known.aliases)):
+    if path.exists() or "://" in text:
         return locate(path if path.exists() else text)
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text):
-        return locate(source)  # whose sentence has the nearest names
-    folder = Path(_snapshot(text, subfolder, **hub), subfolder)
-    return Located(folder, None, text)
+    known = find_weights(text)
+    known = known if known and text in (known.name, *known.aliases) else None
+    in_hub = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text)
+    if known is None and in_hub:
+        return Located(Path(_snapshot(text, subfolder, **hub), subfolder), None, text)
+    try:
+        return locate(source)
+    except CheckpointError:
+        if known is None or not in_hub:
+            raise
+        with contextlib.suppress(CheckpointError):  # it may lie in the hub's cache
+            return Located(Path(_snapshot(text, subfolder, **hub), subfolder), known, text)
+        raise
 
 
 def _snapshot(repo_id: str, subfolder: str, **hub) -> str:

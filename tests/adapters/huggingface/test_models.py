@@ -11,7 +11,7 @@ from names import under_our_names
 from randomness import random_images, random_state, relative_difference
 from transformers.backbone_utils import BackboneType
 
-from convnext_backbones import create_backbone
+from convnext_backbones import create_backbone, prepare_for_inference
 from convnext_backbones.adapters.huggingface import (
     ConvNeXtBackbone,
     ConvNeXtConfig,
@@ -238,6 +238,32 @@ def test_a_model_can_be_exported(kind):
         got = program.module()(pixel_values=images).to_tuple()[0]
         for one, other in zip(expected, got, strict=True):
             assert relative_difference(other, one) <= 1e-5
+
+
+@EVERY
+def test_gradients_of_hidden_states_can_be_kept(kind):
+    ours, _ = pair(kind, 2)
+    outputs = ours(IMAGES, output_hidden_states=True)
+    for x in outputs.hidden_states:
+        x.retain_grad()
+    first = outputs.to_tuple()[0]
+    (first[0] if isinstance(first, tuple) else first).flatten()[0].backward()
+    assert all(x.grad is not None and x.grad.any() for x in outputs.hidden_states)
+
+
+@EVERY
+def test_it_can_be_prepared_for_inference(kind):
+    ours, _ = pair(kind, 2)
+    ours, images = ours.float().eval(), IMAGES.float()
+    fast = prepare_for_inference(ours, dtype=torch.float32)
+    assert any("Prepared" in type(module).__name__ for module in fast.modules())
+    with torch.no_grad():
+        expected, got = (
+            ours(images, output_hidden_states=True),
+            fast(images, output_hidden_states=True),
+        )
+    for one, other in zip(expected.hidden_states, got.hidden_states, strict=True):
+        assert relative_difference(other, one) <= 2e-5
 
 
 @BOTH

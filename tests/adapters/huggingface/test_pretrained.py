@@ -24,7 +24,7 @@ from convnext_backbones.adapters.huggingface import (
 )
 from convnext_backbones.adapters.huggingface.card import model_card
 from convnext_backbones.checkpoints import convert_checkpoint, load_pretrained, sources
-from convnext_backbones.errors import UserError
+from convnext_backbones.errors import CheckpointError, UserError
 
 SMALL = {"depths": [1, 2, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
 CONFIGS = {1: transformers.ConvNextConfig, 2: transformers.ConvNextV2Config}
@@ -202,6 +202,21 @@ def test_a_repository_of_the_hub_is_read_from_its_snapshot(tmp_path, monkeypatch
     assert model.config.num_labels == 5
 
 
+def test_a_published_repository_is_read_from_the_hubs_cache_where_its_publisher_cannot_be_reached(
+    tmp_path, monkeypatch
+):
+    peer_in(tmp_path / "snapshot", 1)
+
+    def no_network(*args, **options):
+        raise CheckpointError("dl.fbaipublicfiles.com cannot be fetched")
+
+    monkeypatch.setattr(sources, "download", no_network)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *args, **options: str(tmp_path / "snapshot"))  # fmt: skip
+    model = ConvNeXtForImageClassification.from_pretrained("facebook/convnext-tiny-224")
+    assert model.config.weights == "convnext_tiny.fb_in1k"
+    assert model.config.depths == SMALL["depths"]
+
+
 def test_a_subfolder_is_read(tmp_path):
     peer_in(tmp_path / "inside", 1)
     model = ConvNeXtModel.from_pretrained(tmp_path, subfolder="inside")
@@ -252,6 +267,7 @@ def test_the_type_of_the_weights_is_kept_or_given(tmp_path, dtype):
     peer = randomised(CLASSIFIERS[2](CONFIGS[2](**SMALL))).to(dtype)
     peer.save_pretrained(tmp_path)
     assert ConvNeXtModel.from_pretrained(tmp_path).dtype == dtype
+    assert ConvNeXtModel.from_pretrained(tmp_path, torch_dtype="auto").dtype == dtype
     assert ConvNeXtModel.from_pretrained(tmp_path, dtype=torch.float32).dtype == torch.float32
     assert ConvNeXtModel.from_pretrained(tmp_path, device_map="auto").dtype == dtype
 
@@ -303,6 +319,28 @@ def test_a_backbone_trained_in_a_detector_is_taken_out_by_our_loader(tmp_path):
     report = load_pretrained(backbone, tmp_path)
     assert not report.reinitialised
     assert all(torch.equal(v, detector.backbone.network.state_dict()[n]) for n, v in backbone.state_dict().items())  # fmt: skip
+
+
+def test_what_a_detectors_file_lacks_of_the_backbone_begins_as_the_core_has_it(tmp_path):
+    config = transformers.UperNetConfig(
+        backbone_config=ConvNeXtBackboneConfig(version=2, **SMALL, out_indices=[1, 2, 3, 4]),
+        hidden_size=16, use_auxiliary_head=False,
+    )  # fmt: skip
+    detector = randomised(transformers.UperNetForSemanticSegmentation(config))
+    detector.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    lost = [n for n in state if n.startswith("backbone") and not n.endswith("dwconv.weight")]
+    save_file({n: v for n, v in state.items() if n not in lost}, tmp_path / "model.safetensors", {"format": "pt"})  # fmt: skip
+    again = transformers.UperNetForSemanticSegmentation.from_pretrained(tmp_path).state_dict()
+    for name in lost:
+        value = again[name]
+        if value.dim() > 1:
+            assert value.std().item() == pytest.approx(0.02, rel=0.5), name
+        else:
+            assert (value == (1 if "norm" in name and name.endswith("weight") else 0)).all() or (
+                ".downsample_layers" in name and value.unique().numel() == 1
+            ), name
+    assert all(torch.equal(again[n], v) for n, v in state.items() if n not in lost)
 
 
 # ---- refused
