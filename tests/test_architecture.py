@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = "convnext_backbones"
-FRAMEWORKS = {"mmengine", "mmcv", "mmdet", "mmseg", "detectron2", "timm", "transformers"}
+FRAMEWORKS = {"mmengine", "mmcv", "mmdet", "mmseg", "detectron2", "timm", "transformers", "keras"}
 
 # The rooms of the package, each with the rooms and the packages that it may import beside itself and the
 # standard library. A room below another in a table of its own, such as network/variants, has its own rule.
@@ -48,6 +48,7 @@ ROOMS = {
     "network/preprocessing network/refusals network/variants network/wrappers numpy omegaconf PIL recipes/layer_decay runs torch yaml",
     "adapters/huggingface": "checkpoints checkpoints/class_names errors huggingface_hub network network/preprocessing "
     "network/selection network/variants torch torchvision transformers",
+    "adapters/keras": "checkpoints errors keras network network/refusals network/selection network/variants numpy torch",
 }
 ANYTHING = {"cli", "__main__"}  # nothing imports them
 WITH_FRAMEWORKS = {"lab", "registry", "checkpoints/class_names"}  # beside the adapters

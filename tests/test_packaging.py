@@ -37,6 +37,7 @@ ROOMS = {
     "adapters/openmmlab": ("openmmlab", "runs"),
     "registry.py": ("openmmlab",),
     "adapters/detectron2": ("detectron2", "runs"),
+    "adapters/keras": ("keras",),
     "lab": ("lab",),
     "recipes": ("runs",),  # Jinja writes the configs
 }
@@ -91,7 +92,7 @@ def test_an_optional_extra_holds_only_what_its_room_imports(room, extra):
     assert declared(extra) == imported(room) - declared()
 
 
-@pytest.mark.parametrize("extra", ["runs", "openmmlab", "detectron2", "huggingface", "lab"])
+@pytest.mark.parametrize("extra", ["runs", "openmmlab", "detectron2", "huggingface", "keras", "lab"])
 def test_an_extra_holds_only_what_its_rooms_import(extra):
     rooms = [room for room, extras in ROOMS.items() if extra in extras]
     used = set().union(*map(imported, rooms), FOR_OTHERS.get(extra, ()))

@@ -251,6 +251,8 @@ def test_a_model_is_a_part_of_functional_models(backbones):
     ("call", "words"),
     [
         (lambda m, x: m(), "no pictures were given"),
+        (lambda m, x: m(x, label=1), "takes no 'label'; did you mean 'labels'"),
+        (lambda m, x: m(x, None, None, None, None, None), "takes 5 arguments, pixel_values"),
         (lambda m, x: m(x[0]), r"add the first axis: pictures\[None\]"),
         (lambda m, x: m(x[:, :2]), "must have shape .N, H, W, 3. or .N, 3, H, W., got"),
         (lambda m, x: m(x[:, :, :20]), "pictures are 20x96; this network needs at least 32x32"),

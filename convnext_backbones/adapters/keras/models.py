@@ -1,5 +1,6 @@
 """KerasConvNeXt, KerasConvNeXtModel and KerasConvNeXtClassifier: Keras models of both papers' networks."""
 
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from ...checkpoints.huggingface_config import config_beside, read_config
 from ...errors import UserError
 from ...network.refusals import refuse_unknown_options
 from ...network.selection import feature_names
+from ...network.variants import nearest
 from .calls import (
     BackboneOutput,
     ClassifierOutput,
@@ -60,7 +62,6 @@ class Trunk(keras.Model):
         super().__init__(
             name=name or (arch if isinstance(arch, str) else None), dtype=dtype, trainable=trainable
         )
-        self._allow_non_tensor_positional_args = True  # flags in a list of arguments
         self._options = json.dumps(options)  # as text: Keras wraps lists and dicts that it is given
         self.version, self.depths, self.dims = network.version, network.depths, network.dims
         self.feature_strides = network.feature_strides
@@ -93,6 +94,21 @@ class Trunk(keras.Model):
         self.build((None, None, None, in_channels))
         if pretrained is not None:
             load_pretrained(self, pretrained)
+
+    def __call__(self, *args, **kwargs):
+        # Keras takes nothing but tensors by position and in lists; call() is reached without this, too
+        names = list(inspect.signature(self.call).parameters)
+        if len(args) > len(names):
+            raise UserError(
+                f"the model takes {len(names)} arguments, {', '.join(names)}, got {len(args)}"
+            )
+        for name in kwargs.keys() - set(names):
+            raise UserError(f"the model takes no {name!r}; {nearest(name, names)}")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        training = given.pop("training", None)
+        arguments = bound(given.pop("pixel_values", None), **dict.fromkeys(names[1:-1]) | given)
+        tensors = {name: value for name, value in arguments.items() if value is not None}
+        return super().__call__(tensors.pop("pixel_values"), training=training, **tensors)
 
     def build(self, input_shape=None):
         if self.built:
