@@ -40,6 +40,8 @@ ROOMS = {
     "runs": "checkpoints cv2 data errors filelock matplotlib network numpy PIL pycocotools rich shapely torch torchvision tqdm",
     "lab": "checkpoints create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision tqdm transformers triton",
+    "doctor": "checkpoints detectron2 mmcv mmdet mmengine mmseg network numpy runs safetensors "
+    "timm torch torchvision transformers",
     "registry": "mmengine",
     "adapters": "errors runs yaml",
     "adapters/openmmlab": "checkpoints data errors mmcv mmdet mmengine mmseg network network/geometry network/padding network/refusals "
@@ -49,9 +51,11 @@ ROOMS = {
     "adapters/huggingface": "checkpoints checkpoints/class_names errors huggingface_hub network network/preprocessing "
     "network/selection network/variants torch torchvision transformers",
     "adapters/keras": "checkpoints errors keras network network/refusals network/selection network/variants numpy torch",
+    "adapters/timm": "checkpoints errors network network/preprocessing network/refusals network/variants timm torch",
+    "adapters/torchvision": "checkpoints create errors network network/variants torch torchvision",
 }
 ANYTHING = {"cli", "__main__"}  # nothing imports them
-WITH_FRAMEWORKS = {"lab", "registry", "checkpoints/class_names"}  # beside the adapters
+WITH_FRAMEWORKS = {"doctor", "lab", "registry", "checkpoints/class_names"}  # beside the adapters
 
 
 class Import(NamedTuple):

@@ -38,7 +38,10 @@ ROOMS = {
     "registry.py": ("openmmlab",),
     "adapters/detectron2": ("detectron2", "runs"),
     "adapters/keras": ("keras",),
+    "adapters/timm": ("timm",),
+    "adapters/torchvision": (),
     "lab": ("lab",),
+    "doctor": ("detectron2", "lab", "openmmlab", "runs"),  # it tries what is there
     "recipes": ("runs",),  # Jinja writes the configs
 }
 # What a room imports where it is installed, and asks for in a sentence where not: the extra it is in.
@@ -92,7 +95,7 @@ def test_an_optional_extra_holds_only_what_its_room_imports(room, extra):
     assert declared(extra) == imported(room) - declared()
 
 
-@pytest.mark.parametrize("extra", ["runs", "openmmlab", "detectron2", "huggingface", "keras", "lab"])
+@pytest.mark.parametrize("extra", ["runs", "openmmlab", "detectron2", "huggingface", "keras", "lab", "timm"])
 def test_an_extra_holds_only_what_its_rooms_import(extra):
     rooms = [room for room, extras in ROOMS.items() if extra in extras]
     used = set().union(*map(imported, rooms), FOR_OTHERS.get(extra, ()))

@@ -49,6 +49,7 @@ COMMANDS = {
     "show-recipe": Command("show_recipe", "what a config trains, beside the published recipe"),
     "benchmark": Command("benchmark", "time and memory beside timm, transformers and torchvision"),
     "sample-data": Command("sample_data", "write the generated data set"),
+    "doctor": Command("doctor", "what is installed, what works, what conflicts, how to mend it"),
     "padding-effect": Command("padding_effect", "how far a batch's padding changes the maps"),
     "model-table": Command("model_table", "parameters and FLOPs, published and counted"),
     "tune-kernels": Command("tune_kernels", "check the Triton kernels and choose their tiles"),
