@@ -63,6 +63,9 @@ EPOCHS, MOST_EPOCHS = 12, 200  # over the data: at least, and however few pictur
 SEGMENTATION_EPOCHS = 60
 # RTMDet on BCCD, as above: box AP 37.1 with this lr, 36.6 with 1e-3.
 SCRATCH_LR, SCRATCH_TIMES = 5e-4, 2  # random weights: one rate for all layers, and a longer run
+# R-CNN's heads take most of a step, by the boxes that they train on, a quarter of them on objects.
+R_CNN = ("faster_rcnn", "mask_rcnn")
+ROIS, LEAST_ROIS, ROIS_PER_OBJECT, FEW = 512, 64, 12, 2000  # the recipes'; of FEW pictures, fewer
 BOX = 32  # pixels that the median box has in the resized picture if enlarging reaches it...
 ENLARGED = 2.0  # ...by this factor at most
 MULTIPLE = 32  # of the strides: sides of crops and of squares
@@ -96,6 +99,7 @@ class Plan(NamedTuple):
     crop: (height, width) of training pictures, None where they are not cropped.
     epochs or iterations: the length, of `steps` steps; validate_every counts in the same unit.
     lr, layer_decay, drop_path, warmup: of the run, in steps.
+    rois: boxes a picture that R-CNN's heads train on; None where that is the recipe's.
     why: a sentence for each decision, by its name.
     """
 
@@ -117,6 +121,7 @@ class Plan(NamedTuple):
     layer_decay: float
     drop_path: float
     warmup: int
+    rois: int | None
     why: dict[str, str]
 
     @property
@@ -161,7 +166,7 @@ def planned(found: Found, wishes: Wishes, installed: Collection[str] = tuple(FRA
         found=found, model=model, framework=framework, method=method, recipe=recipe, variant=variant,
         weights=weights, scale=scale, crop=crop, batch=batch, steps=steps, epochs=epochs,
         iterations=iterations, validate_every=max(1, (epochs or iterations) // VALIDATIONS), lr=lr,
-        layer_decay=layer_decay, drop_path=drop_path, warmup=warmup, why=why,
+        layer_decay=layer_decay, drop_path=drop_path, warmup=warmup, rois=_rois(found, method, why), why=why,
     )  # fmt: skip
 
 
@@ -373,3 +378,15 @@ def _rates(
     lr = round(lr, -math.floor(math.log10(lr)))
     why["lr"] = f"the recipe's {recipe.lr:g} * sqrt({batch} / its batch of {protocol.batch})"
     return lr, recipe.layer_decay, recipe.drop_path
+
+
+def _rois(found: Found, method: str, why: dict[str, str]) -> int | None:
+    train = found.splits["train"]
+    if method not in R_CNN or train.count >= FEW or not train.objects:
+        return None
+    objects = train.objects / train.count
+    rois = max(LEAST_ROIS, 2 ** math.ceil(math.log2(ROIS_PER_OBJECT * objects)))
+    if rois >= ROIS:
+        return None
+    why["rois"] = f"{objects:.0f} objects a picture; the recipe's {ROIS} would take longer"
+    return rois
