@@ -344,13 +344,16 @@ class Trunk(nn.Module):
     def _init_weights(self, layer: nn.Module) -> None:
         init_weights(layer, self.init_std)
 
-    def stage_maps(self, images: Tensor, image_sizes: Sizes | None = None) -> list[Tensor]:
-        """(N, in_channels, H, W) images to the maps of the stem and of every built stage."""
+    def stage_maps(
+        self, images: Tensor, image_sizes: Sizes | None = None, *, count: int | None = None
+    ) -> list[Tensor]:
+        """(N, in_channels, H, W) images to the maps of the stem and of every built stage, or of the
+        first `count`."""
         if isinstance(image_sizes, Proxy):  # torch.fx traces arguments that were left out, too
             images, image_sizes = refuse_in_graph(images, "image_sizes", image_sizes), None
         if (first := self.first_layer()) is not None:
             self._check_images(images, first.in_channels, first.weight.dtype)
-        return self._maps(images, self._masks(images, image_sizes))
+        return self._maps(images, self._masks(images, image_sizes)[:count])
 
     def first_layer(self) -> nn.Conv2d | None:
         """The stem's convolution, in whatever wraps it; None where another kind of layer replaces it."""
@@ -366,7 +369,7 @@ class Trunk(nn.Module):
     def _maps(self, images: Tensor, masks: list[Tensor | None]) -> list[Tensor]:
         x = self.downsample_layers[0](images)
         maps = [x]
-        for i, (stage, inside) in enumerate(zip(self.stages, masks, strict=True)):
+        for i, (stage, inside) in enumerate(zip(self.stages, masks, strict=False)):
             if i > 0:
                 x = through(self.downsample_layers[i], x, inside)
             x = through(stage, x, inside)

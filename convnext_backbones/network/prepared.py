@@ -227,8 +227,10 @@ class _Prepared:
         super().__setstate__(state)
         self._begin(self._plan.checked())  # compiled and recorded again when called
 
-    def stage_maps(self, images: Tensor, image_sizes: Sizes | None = None) -> Sequence[Tensor]:
-        """As Trunk's; the maps come in the dtype that the model had."""
+    def stage_maps(
+        self, images: Tensor, image_sizes: Sizes | None = None, *, count: int | None = None
+    ) -> Sequence[Tensor]:
+        """As Trunk's; the maps come in the dtype that the model had, and all stages are computed."""
         if isinstance(images, Proxy):
             raise UserError(
                 "torch.fx cannot trace a model prepared for inference, whose steps depend on the "
@@ -243,7 +245,7 @@ class _Prepared:
                 maps = self._run(images)
             else:
                 maps = self._maps(images, self._masks(images, image_sizes))
-        return _InDtype(maps, outside)
+        return _InDtype(maps if count is None else maps[: count + 1], outside)
 
     def _unmasked_maps(self, x: Tensor) -> list[Tensor]:
         return self._maps(x, [None] * len(self.stages))
