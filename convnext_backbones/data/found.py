@@ -66,6 +66,11 @@ def look(
     note = f"Left out, {counted(len(broken), 'JSON file')}: {some(broken)}." if broken else ""
     if broken and not there:
         raise UserError(f"no JSON file in {tree.root} can be used: {some(broken)}")
+    if not there and (broken := voc.unreadable(tree)):
+        raise UserError(
+            f"{tree.root} holds no labels that can be read, and {counted(len(broken), 'XML file')} that "
+            f"cannot: {some(broken)}. Copy them again, or write the labels anew"
+        )
     kind = _kind(tree, there, task, kind)
     notes = [*filter(None, [note]), *_of_several(there, kind)]
     if kind == "label maps":

@@ -34,15 +34,33 @@ class Sheet(NamedTuple):
     size: tuple[int, int]
 
 
+UNREADABLE = (ParseError, DefusedXmlException, OSError, ValueError)
+
+
 def lies_in(tree: Tree) -> bool:
-    """Whether one of the first XML files is VOC's."""
-    for file in tree.ending(".xml")[:20]:
+    """Whether one of the first XML files that can be read is VOC's."""
+    read = 0
+    for file in tree.ending(".xml"):
         try:
             if parse(tree.path(file)).getroot().tag == "annotation":
                 return True
-        except (ParseError, DefusedXmlException, OSError, ValueError):
+        except UNREADABLE:
             continue
+        read += 1
+        if read == 20:
+            break
     return False
+
+
+def unreadable(tree: Tree) -> list[str]:
+    """The XML files that cannot be read, each with the reason."""
+    found = []
+    for file in tree.ending(".xml"):
+        try:
+            parse(tree.path(file))
+        except UNREADABLE as error:
+            found.append(f"{file} ({error})")
+    return found
 
 
 def read(tree: Tree, task: str | None, classes: Sequence[str] | None) -> Found:
@@ -94,7 +112,7 @@ def _sheets(tree: Tree, notes: list[str]) -> list[Sheet]:
     for file in files:
         try:
             root = parse(tree.path(file)).getroot()
-        except (ParseError, DefusedXmlException, OSError, ValueError) as error:
+        except UNREADABLE as error:
             broken.append(f"{file} ({error})")
             continue
         if root.tag != "annotation":

@@ -65,10 +65,16 @@ VARIANTS = MappingProxyType({row[0]: _variant(*row) for row in _ROWS})
 def nearest(word: str, valid: Iterable[str]) -> str:
     """The end of an error message: the nearest valid word, if any is near, and all valid ones."""
     valid = list(valid)
+    near = near_word(word, valid)
+    hint = f"did you mean {near!r}? " if near is not None else ""
+    return f"{hint}Valid: {', '.join(map(repr, valid))}"
+
+
+def near_word(word: str, valid: Iterable[str]) -> str | None:
+    """The valid word that is nearest, if any is near, in upper or lower case."""
     by_lower = {name.lower(): name for name in valid}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
-    hint = f"did you mean {by_lower[close[0]]!r}? " if close else ""
-    return f"{hint}Valid: {', '.join(map(repr, valid))}"
+    return by_lower[close[0]] if close else None
 
 
 def get_variant(name: str) -> Variant:

@@ -238,6 +238,14 @@ def nan_weights() -> None:
     torch.save(content, LAST)
 
 
+def cropped() -> None:
+    with open("d2.py", "a") as file:
+        file.write(
+            "dataloader.train.mapper.augmentations = [L(T.RandomFlip)(), "
+            'L(T.RandomCrop)(crop_type="relative_range", crop_size=[1.5, 1.5])]\n'
+        )
+
+
 BOXES, MASKS, SEMANTIC = (
     f"train {name}.py --shrink --cfg-options {LIGHT}" + f" {HEADS}" * (name == "semantic")
     for name in ("boxes", "masks", "semantic")
@@ -266,7 +274,7 @@ TABLE = [
     Mistake("colours without a table", f"{NEW} --data maps --out a.py", "4 colours, .*--classes .road=#804080", pixels("maps/labels/*/*.png", folders.in_colours)),
     Mistake("label maps as JPEG", f"{NEW} --data maps --out a.py", "JPEG files, which do not keep the values: save them as PNG", lambda: [Image.open(f).save(f.with_suffix(".jpg")) or f.unlink() for f in Path("maps/labels").glob("*/*.png")]),
     Mistake("a JSON cut in the middle", f"{NEW} --data boxes --out a.py", "Left out, 1 JSON file: annotations/train.json is no JSON", cut("boxes/annotations/train.json"), status=0),
-    Mistake("XML cut in the middle", f"{NEW} --data voc --out a.py", "no labels that are known", lambda: [os.truncate(f, 30) for f in Path("voc/Annotations").iterdir()]),
+    Mistake("XML cut in the middle", f"{NEW} --data voc --out a.py", r"\d+ XML files that cannot: Annotations/0000\.xml \(no element found: line 1, column 30\)", lambda: [os.truncate(f, 30) for f in Path("voc/Annotations").iterdir()]),
     Mistake("pixels in YOLO files", f"{NEW} --data yolo --out a.py", "counts pixels; YOLO's numbers are shares", lambda: [f.write_text("0 30 20 12 14\n") for f in Path("yolo/labels").glob("*/*.txt")]),
     Mistake("fewer names than YOLO's numbers", f"{NEW} --data yolo --out a.py", "7 objects of a class number without a name", text("yolo/data.yaml", "path: .\ntrain: images/train\nval: images/val\nnc: 1\nnames: [red, green]\n"), status=0),
     Mistake("a data.yaml that is no YAML", f"{NEW} --data yolo --out a.py", "data.yaml cannot be read as YAML", text("yolo/data.yaml", "names: [red\n"), status=0),
@@ -277,7 +285,9 @@ TABLE = [
     Mistake("a picture for a config", "train boxes/train/0000.jpg", "is no text: a config is a .py or .yaml file"),
     Mistake("a config that is no Python inside", "train a.py", "was never closed", text("a.py", "model = dict(\n")),
     Mistake("a name that the config does not set", "train a.py", "name 'count' is not defined", text("a.py", "_base_ = './boxes.py'\nmodel = dict(bbox_head=dict(num_classes=count))\n")),
-    Mistake("a base that is not there", "train a.py", "No such file or directory: .*bxes.py", text("a.py", "_base_ = './bxes.py'\n")),
+    Mistake("a base that is not there", "train a.py", r"it names \S+bxes\.py, and there is no such file; correct its _base_", text("a.py", "_base_ = './bxes.py'\n")),
+    Mistake("no optimizer", "train a.py", "a.py has no optim_wrapper; it needs model, train_dataloader", text("a.py", "_base_ = './boxes.py'\noptim_wrapper = None\n")),
+    Mistake("a config in YAML that calls Python", "train a.yaml", "a.yaml has type: os.system, which names a Python object", text("a.yaml", "default_scope: mmdet\nmodel: {type: os.system, command: touch called}\n")),
     Mistake("an empty config", "train a.py", "", text("a.py", "cannot be told.*Say it: --framework")),
     Mistake("an option without a value", "train semantic.py --cfg-options train_cfg.max_iters", "is no override; write key=value"),
     Mistake("another framework's option", "train semantic.py --num-gpus 2", "--num-gpus 2: not for semantic.py.*--cfg-options"),
@@ -352,13 +362,16 @@ TABLE = [
     Mistake("Detectron2: a JSON cut in the middle", D2, "cannot be read as JSON", cut("boxes/annotations/train.json")),
     Mistake("Detectron2: categories of other names", D2, "number other classes: rot, gruen, blau; red, green, blue", annotations(renamed_categories)),
     Mistake("Detectron2: classes of COCO", D2 + " model.roi_heads.num_classes=80", "set model.roi_heads.num_classes=3"),
+    Mistake("Detectron2: a head that is null", D2 + " model.roi_heads=null", r"model\.roi_heads=null: GeneralizedRCNN does not do without"),
+    Mistake("Detectron2: a part of a head that is null", D2 + " model.roi_heads.box_head=null", r"model\.roi_heads\.box_head=null: StandardROIHeads does not"),
+    Mistake("Detectron2: a crop larger than the picture", D2, r"RandomCrop, number 1 of the augmentations for training, cannot take \S+\.jpg: \w+Error: ", cropped),
     Mistake("Detectron2: a misspelt key", D2 + " train.max_itr=5", "did you mean 'max_iter'"),
     Mistake("Detectron2: a text for a number", D2 + " train.max_iter=many", "train.max_iter='many': give a number"),
     Mistake("Detectron2: OpenMMLab's option", D2 + " --cfg-options a=1", "not for d2.py"),
     Mistake("Detectron2: going on from nothing", D2 + " --resume", "nothing to resume"),
     Mistake("Detectron2: a checkpoint that is not there", "test d2.py --shrink none.pth", "none.pth: there is no such file"),
     Mistake("Detectron2: another network's checkpoint", "test d2.py --shrink other.pth", "other.pth does not fit this config", other_network),
-    Mistake("Detectron2: OpenMMLab's checkpoint", f"test d2.py --shrink {LAST}", "iter_2.pth does not fit this config"),
+    Mistake("Detectron2: OpenMMLab's checkpoint", f"test d2.py --shrink {LAST}", "iter_2.pth is a checkpoint of MMDetection or MMSegmentation, and the config is one of Detectron2"),
     Mistake("Detectron2: boxes as shares of the picture", "check-data d2.py", "boxes look normalised", boxes(shares)),
 ]  # fmt: skip
 

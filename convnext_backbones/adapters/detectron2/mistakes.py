@@ -1,12 +1,14 @@
 """Mistakes in configs that Detectron2 answers with a trace, beside the point or not at all."""
 
 import difflib
+import inspect
 import math
 import re
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
 from ...errors import UserError
@@ -133,8 +135,34 @@ def check_lazy_names(cfg: DictConfig, file: Path) -> None:
                 )
 
 
+def check_parts(node, place: str) -> None:
+    """UserError for a part of a LazyConfig's model that is null and that its module does not do without."""
+    if isinstance(node, list):
+        for number, value in enumerate(node):
+            check_parts(value, f"{place}.{number}")
+    if not isinstance(node, dict):
+        return
+    target = node.get("_target_")
+    target = locate(target) if isinstance(target, str) else target
+    is_module = isinstance(target, type) and issubclass(target, torch.nn.Module)
+    parameters = inspect.signature(target.__init__).parameters if is_module else {}
+    for key, value in node.items():
+        needed = key in parameters and parameters[key].default is inspect.Parameter.empty
+        if value is None and needed and key not in OPTIONAL:
+            raise UserError(
+                f"{place}.{key}=null: {target.__name__} does not do without; leave that out, or write another "
+                "part there"
+            )
+        check_parts(value, f"{place}.{key}")
+
+
+OPTIONAL = {"proposal_generator"}  # null where proposals come with the data
+
+
 def check_values(run) -> None:
-    """UserError for what no run can have: no steps, no batch, another device's name."""
+    """UserError for what no run can have: no steps, no batch, another device's name, no head."""
+    if not run.WARM_UP.isupper():
+        check_parts(OmegaConf.to_container(run.cfg.model), "model")
     settings, keys = run.settings, run.KEYS
     for name, least in dict(max_iter=1, batch=1, eval_period=0, log_period=1).items():
         _check_count(keys.get(name, name), getattr(settings, name), least)

@@ -56,6 +56,7 @@ from .prediction import result_of as result_of
 from .prediction import truth_of as truth_of
 from .records import records as records
 from .saving import last_whole
+from .trying import try_mappers
 
 WORK_DIRS = "work_dirs/detectron2"
 # Of an evaluator_type, how the files lie.
@@ -244,6 +245,7 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
     model = build(run)
     with preparation.refused("training data"):
         loader = run.build_train_loader()
+        try_mappers(loader, run.build_test_mapper)
     with preparation.refused("optimizer"):
         optimizer = run.build_optimizer(model)
         scheduler = run.build_lr_scheduler(optimizer)

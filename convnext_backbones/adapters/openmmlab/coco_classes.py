@@ -16,7 +16,8 @@ from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation.metrics import CocoMetric
 
 from ...errors import UserError
-from ...network.variants import nearest
+from ...network.variants import near_word
+from ...runs.fine_tuning import some
 from ...runs.patching import Patches, patched_attribute
 
 LOGGER = logging.getLogger("convnext_backbones")
@@ -65,12 +66,13 @@ def check_named(coco: COCO, classes: Sequence[str], file: str) -> None:
     boxes = _boxes(coco)
     unnamed = [name for name, k in zip(classes, ids, strict=True) if k is None]
     left = {names[k]: count for k, count in boxes.items() if k in names and k not in ids}
-    sentence = f"{file}: no category is named {', '.join(map(repr, unnamed))}; " + "; ".join(
-        nearest(name, list(names.values())) for name in unnamed
-    )
+    sentence = f"{file}: no category is named {some(list(map(repr, unnamed)), 5)}; "
+    if near := [other for name in unnamed if (other := near_word(name, names.values()))]:
+        sentence += f"did you mean {some(list(map(repr, near)), 3)}? "
+    sentence += f"Valid: {some(list(map(repr, names.values())), 8)}"
     if left:
-        counted = ", ".join(f"{count} of {name!r}" for name, count in left.items())
-        sentence += f". Boxes left out, whose categories are no classes: {counted}"
+        counted = [f"{count} of {name!r}" for name, count in left.items()]
+        sentence += f". Boxes left out, whose categories are no classes: {some(counted, 5)}"
     if boxes and not any(boxes[k] for k in ids if k is not None):
         raise UserError(
             f"{sentence}. No box is left: set metainfo=dict(classes=...) by these names"

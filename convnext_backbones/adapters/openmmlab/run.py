@@ -46,6 +46,8 @@ from .saving import last_whole
 WORK_DIRS = "work_dirs"
 DATA = {"mmdet": "coco", "mmseg": "ade20k"}  # default scope to the kind of its data
 
+TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper")  # what MMEngine trains with
+
 # Console lines that hide the ones one looks for; the log file keeps them.
 TALKATIVE = (
     "set param ", "Param groups =", "Config:", "Hooks will be executed", "\n---", "paramwise_",
@@ -234,6 +236,11 @@ def set_work_dir(cfg: Config, folder: Path) -> None:
 def check_data(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
     """UserError for what in the config contradicts itself or the data, and with the layout that the config
     says when a data set's files are missing."""
+    needed = ["model", *(TRAINING if "train" in splits else ["test_dataloader", "test_evaluator"])]
+    if lacking := [key for key in needed if not cfg.get(key)]:
+        raise UserError(
+            f"config {cfg.filename} has no {', no '.join(lacking)}; it needs {', '.join(needed)}"
+        )
     config_mistakes.refuse(cfg.filename, config_mistakes.contradictions(cfg, splits))
     for split in splits:
         data_places.check(cfg, split)
@@ -250,7 +257,7 @@ def fit_to_device(cfg: Config) -> None:
         count = preparation.replace_sync_bn(cfg.model)
         if count:
             changes.append(f"SyncBN -> BN ({count} places; SyncBN needs several GPU processes)")
-    if not cuda and cfg.optim_wrapper.type == "AmpOptimWrapper":
+    if not cuda and cfg.get("optim_wrapper", {}).get("type") == "AmpOptimWrapper":
         cfg.optim_wrapper.type = "OptimWrapper"
         for key in ("loss_scale", "dtype", "use_fsdp"):
             cfg.optim_wrapper.pop(key, None)
