@@ -16,7 +16,7 @@ from ..errors import CheckpointError
 from ..network.selection import feature_names
 from .class_names import names_or_reason
 from .huggingface_config import OF_TRANSFORMERS, config_beside, config_of, options_beside, read_json
-from .huggingface_preprocessor import preprocessor_config_of
+from .huggingface_preprocessor import for_transformers, preprocessor_config_of
 from .inspection import Inspected, inspect_checkpoint
 from .layouts import to_layout
 
@@ -150,7 +150,7 @@ def _write_folder(folder: Path, state: dict[str, Tensor], file: Inspected) -> tu
     path = file.located.path
     own = (path if path.is_dir() else path.parent) / "preprocessor_config.json"
     if source is not None and own.is_file():
-        processor = read_json(own)
+        processor = for_transformers(read_json(own))
     else:
         processor = preprocessor_config_of(preprocessing)
     names = feature_names(len(file.network.depths))

@@ -314,8 +314,10 @@ def _as_of_transformers(given: dict, file: Path) -> dict:
             f"{file} has output_stride={given['output_stride']!r}, which no config of transformers can say; "
             "leave it out there, and set it where the weights are used"
         )
-    fields = {field: value for field, value in given.items() if field not in _ONLY_OURS}
-    return {**fields, "model_type": "convnextv2" if given.get("version") == 2 else "convnext"}
+    version_2 = given.get("version") == 2
+    others = (*_ONLY_OURS, "layer_scale_init_value") if version_2 else _ONLY_OURS
+    fields = {field: value for field, value in given.items() if field not in others}
+    return {**fields, "model_type": "convnextv2" if version_2 else "convnext"}
 
 
 def read_json(path: Path) -> dict:

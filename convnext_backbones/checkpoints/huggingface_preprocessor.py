@@ -32,7 +32,8 @@ FIELDS = {
     "image_std": "std: a number above 0, or one a channel",
     "do_pad": "must be false",
 }
-PROCESSORS = ("ConvNextImageProcessor", "ConvNeXtImageProcessor", "ConvNextImageProcessorFast", "ConvNextImageProcessorPil",
+OURS = "ConvNeXtImageProcessor"  # of adapters/huggingface, with `warp` beside the fields of transformers' own
+PROCESSORS = ("ConvNextImageProcessor", OURS, "ConvNextImageProcessorFast", "ConvNextImageProcessorPil",
               "ConvNextFeatureExtractor")  # fmt: skip
 
 
@@ -68,6 +69,19 @@ def preprocessor_config_of(options: Mapping) -> dict:
         "do_rescale": True,
         "do_normalize": True,
     }
+
+
+def for_transformers(config: dict) -> dict:
+    """The content of a preprocessor_config.json of ours as one of transformers' own; any other as it is.
+
+    Raises:
+        UserError: no image processor of transformers takes these steps.
+    """
+    if config.get("image_processor_type") != OURS:
+        return config
+    if config.get("warp") is None and isinstance(_edge_of(config), int):
+        return {**config, "image_processor_type": PROCESSORS[0]}
+    return preprocessor_config_of(read_preprocessor_config(config))
 
 
 def _geometry(transform) -> dict:
@@ -130,11 +144,14 @@ def _check_switches(config: dict) -> None:
 
 
 def _size(config: dict, field: str) -> int:
-    size = config.get(field)
-    if isinstance(size, Mapping):
-        size = size.get("shortest_edge")
+    size = _edge_of(config, field)
     _require(config, field, type(size) is int)
     return size
+
+
+def _edge_of(config: dict, field: str = "size"):
+    size = config.get(field)
+    return size.get("shortest_edge") if isinstance(size, Mapping) else size
 
 
 def _crop_size(config: dict) -> tuple:

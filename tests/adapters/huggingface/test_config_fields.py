@@ -5,11 +5,19 @@ import json
 import pytest
 import torch
 import transformers
+from pictures import picture
 from randomness import random_images, randomised, relative_difference
 
 from convnext_backbones import ConvNeXtClassifier, create_classifier
-from convnext_backbones.adapters.huggingface import backbone_from_config, classifier_from_config
+from convnext_backbones.adapters.huggingface import (
+    ConvNeXtConfig,
+    ConvNeXtForImageClassification,
+    ConvNeXtImageProcessor,
+    backbone_from_config,
+    classifier_from_config,
+)
 from convnext_backbones.checkpoints import CheckpointError, convert_checkpoint, load_pretrained
+from convnext_backbones.errors import UserError
 from convnext_backbones.kernels import dispatch
 from convnext_backbones.network.activations import ACTIVATIONS
 
@@ -107,6 +115,50 @@ def test_a_folder_written_from_a_folder_has_every_field_of_it(tmp_path, version,
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     for name, value in peer.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("options", "theirs"),
+    [
+        ({"size": 96, "resample": 2}, {"image_processor_type": "ConvNextImageProcessor"}),
+        (
+            {"size": 400, "warp": False, "crop_pct": 1.0},
+            {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 400}},
+        ),
+    ],
+    ids=["as transformers", "cropped at 400"],
+)
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_folder_of_our_classes_becomes_one_of_transformers(tmp_path, version, options, theirs):
+    fields = {"id2label": {0: "ant", 1: "bee", 2: "cat"}, "hidden_act": "prelu"}
+    peer = saved(tmp_path / "a", version, **fields, initializer_range=0.1)
+    ours = ConvNeXtForImageClassification.from_pretrained(tmp_path / "a")
+    ours.save_pretrained(tmp_path / "b")
+    processor = ConvNeXtImageProcessor(**options)
+    processor.save_pretrained(tmp_path / "b")
+    done = convert_checkpoint(tmp_path / "b", tmp_path / "c", "huggingface")
+    assert str(done).endswith("left out: nothing")
+    before, after = (json.loads((tmp_path / x / "config.json").read_text()) for x in "ac")
+    assert {**after, "label2id": None} == {**before, "label2id": None}
+    again = type(peer).from_pretrained(tmp_path / "c")
+    for name, value in peer.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    written = json.loads((tmp_path / "c" / "preprocessor_config.json").read_text())
+    assert {**written, **theirs} == written
+    same = transformers.AutoImageProcessor.from_pretrained(tmp_path / "c")
+    expected = processor(picture(3), return_tensors="pt").pixel_values
+    difference = same(picture(3), return_tensors="pt").pixel_values - expected
+    assert difference.abs().max() < 1e-5
+
+
+def test_a_dilated_folder_of_our_classes_cannot_become_one_of_transformers(tmp_path):
+    config = ConvNeXtConfig(depths=[1, 1, 1, 1], hidden_sizes=[8] * 4, output_stride=16)
+    ConvNeXtForImageClassification(config).save_pretrained(tmp_path / "a")
+    with pytest.raises(
+        UserError, match="output_stride=16, which no config of transformers can say"
+    ):
+        convert_checkpoint(tmp_path / "a", tmp_path / "b", "huggingface")
+    assert not (tmp_path / "b").exists()
 
 
 def test_weights_decide_where_the_config_beside_them_says_something_else(tmp_path):
