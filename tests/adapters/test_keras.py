@@ -247,6 +247,26 @@ def test_a_model_is_a_part_of_functional_models(backbones):
     assert keras.Model(pictures, model(pictures)).outputs[-1].shape == (None, 32, None, None)
 
 
+def test_symbolic_shapes_are_those_of_what_comes(backbones, classifiers, pixels):
+    classifier, labels = classifiers[0], keras.Input((), dtype="int32")
+    calls = [
+        (backbones[0], {}),
+        (backbones[0], {"output_hidden_states": True}),
+        (classifier, {}),
+        (classifier, {"output_hidden_states": True, "labels": labels}),
+        (classifier, {"return_dict": False, "labels": labels}),
+        (KerasConvNeXtModel(ARCH, version=1), {"output_hidden_states": True}),
+    ]
+    for model, options in calls:
+        symbolic = keras.tree.flatten(model(keras.Input(pixels.shape[1:]), **options))
+        real = {**options, "labels": np.array([0, 1])} if "labels" in options else options
+        computed = keras.tree.flatten(model(pixels.numpy(), **real))
+        for expected, value in zip(symbolic, computed, strict=True):
+            if value is not None:
+                assert tuple(expected.shape[1:]) == tuple(value.shape[1:])
+                assert expected.dtype == keras.backend.standardize_dtype(value.dtype)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

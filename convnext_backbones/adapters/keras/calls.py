@@ -16,6 +16,8 @@ from keras import ops
 from ...errors import UserError
 from ...network.variants import nearest
 
+FLAGS = {"output_hidden_states": None, "return_dict": None}  # of every model, by default
+
 
 class BackboneOutput(NamedTuple):
     """feature_maps: one normed map per selected feature. hidden_states: the maps without norms of the stem
@@ -72,7 +74,7 @@ def bound(given, **others) -> dict:
             arguments[name] = value
     if arguments["pixel_values"] is None:
         raise UserError("no pictures were given; call the model with pixel_values")
-    for name in ("output_hidden_states", "return_dict"):
+    for name in FLAGS:
         if not isinstance(arguments[name], (bool, type(None))):
             raise UserError(
                 f"{name} is True or False, got a {type(arguments[name]).__name__}; a list holds the "

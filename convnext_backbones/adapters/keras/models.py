@@ -15,6 +15,7 @@ from ...network.refusals import refuse_unknown_options
 from ...network.selection import feature_names
 from ...network.variants import nearest
 from .calls import (
+    FLAGS,
     BackboneOutput,
     ClassifierOutput,
     ModelOutput,
@@ -163,6 +164,20 @@ class Trunk(keras.Model):
     def _pictures(self, images):
         return channels_last(images, self.in_channels, self.feature_strides[len(self.stages)])
 
+    def _map_specs(self, images) -> tuple[keras.KerasTensor, ...]:
+        """The shapes of the maps of symbolic pictures, whose sizes may be None. Keras would find them by a
+        trial, and on torch take 83 and 89 pixels, both 2 at stride 32, for a map that is always of 2."""
+        images, first = self._pictures(images)
+        number, *sides = images.shape[:3]
+        specs = []
+        for stride, channels in zip(
+            self.feature_strides, (self.dims[0], *self.dims[: len(self.stages)]), strict=False
+        ):
+            size = [side // stride if isinstance(side, int) else None for side in sides]
+            shape = (number, channels, *size) if first else (number, *size, channels)
+            specs.append(keras.KerasTensor(shape, dtype=self.compute_dtype))
+        return tuple(specs)
+
 
 @keras.saving.register_keras_serializable("convnext_backbones")
 class KerasConvNeXt(Trunk):
@@ -232,10 +247,18 @@ class KerasConvNeXt(Trunk):
         outputs = [maps[position] for position in self.positions]
         for i, norm in enumerate(self.output_norms):
             outputs[i] = norm(outputs[i])
-        outputs = tuple(as_it_came(x, first) for x in outputs)
+        outputs, maps = (tuple(as_it_came(x, first) for x in xs) for xs in (outputs, maps))
+        return self._answer(outputs, maps, given)
+
+    def compute_output_spec(self, pixel_values=None, training=None, **others):
+        given = bound(pixel_values, **FLAGS | others)
+        maps = self._map_specs(given["pixel_values"])
+        return self._answer(tuple(maps[position] for position in self.positions), maps, given)
+
+    def _answer(self, outputs: tuple, maps: tuple, given: dict):
         if not given["output_hidden_states"]:
             return BackboneOutput(outputs) if given["return_dict"] else outputs
-        output = BackboneOutput(outputs, tuple(as_it_came(x, first) for x in maps))
+        output = BackboneOutput(outputs, maps)
         return without_none(output) if given["return_dict"] is False else output
 
     def _add_heads(self, network):
@@ -286,6 +309,11 @@ class Pooled(Trunk):
         kept = tuple(as_it_came(x, first) for x in maps) if output_hidden_states else None
         return ModelOutput(as_it_came(maps[-1], first), pooled, kept)
 
+    def feature_specs(self, images, output_hidden_states) -> ModelOutput:
+        maps = self._map_specs(images)
+        pooled = keras.KerasTensor((maps[-1].shape[0], self.dims[-1]), dtype=self.compute_dtype)
+        return ModelOutput(maps[-1], pooled, maps if output_hidden_states else None)
+
     def _add_heads(self, network):
         self.norm = layer_norm("norm", self.dtype_policy, network.norm.eps)
 
@@ -321,6 +349,11 @@ class KerasConvNeXtModel(Pooled):
             pixel_values, output_hidden_states=output_hidden_states, return_dict=return_dict
         )
         output = self.features(given["pixel_values"], training, given["output_hidden_states"])
+        return without_none(output) if given["return_dict"] is False else output
+
+    def compute_output_spec(self, pixel_values=None, training=None, **others):
+        given = bound(pixel_values, **FLAGS | others)
+        output = self.feature_specs(given["pixel_values"], given["output_hidden_states"])
         return without_none(output) if given["return_dict"] is False else output
 
 
@@ -396,11 +429,22 @@ class KerasConvNeXtClassifier(Pooled):
         if given["labels"] is not None:
             loss = classification_loss(given["labels"], logits, self.num_classes)
             self.add_loss(ops.mean(loss))
-        output = ClassifierOutput(loss, logits, features.hidden_states)
+        return self._answer(ClassifierOutput(loss, logits, features.hidden_states), given)
+
+    def compute_output_spec(self, pixel_values=None, training=None, **others):
+        given = bound(pixel_values, **FLAGS | {"labels": None} | others)
+        features = self.feature_specs(given["pixel_values"], given["output_hidden_states"])
+        number, width = features.pooler_output.shape
+        logits = keras.KerasTensor((number, self.num_classes or width), dtype=self.compute_dtype)
+        has_labels = given["labels"] is not None
+        loss = keras.KerasTensor((number,), dtype="float32") if has_labels else None
+        return self._answer(ClassifierOutput(loss, logits, features.hidden_states), given)
+
+    def _answer(self, output: ClassifierOutput, given: dict):
         if given["return_dict"] is False:
             return without_none(output)
-        asked = given["return_dict"] or given["output_hidden_states"] or loss is not None
-        return output if asked else logits
+        asked = given["return_dict"] or given["output_hidden_states"] or given["labels"] is not None
+        return output if asked else output.logits
 
     def _add_heads(self, network):
         super()._add_heads(network)
