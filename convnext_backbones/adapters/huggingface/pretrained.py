@@ -27,7 +27,17 @@ from .configuration import ConvNeXtConfig, as_ours, config_of_network, own_confi
 logger = logging.getLogger("convnext_backbones")
 
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-SMALL_FILES = ["config.json", "preprocessor_config.json", "*.index.json"]
+SMALL_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "model*.index.json",
+    "pytorch_model*.index.json",
+)
+# What is fetched of a repository, without variants such as model.fp16: where there is none, the next.
+WEIGHT_FILES = (
+    ("model.safetensors", "model-*.safetensors", "open_clip_model.safetensors"),
+    ("pytorch_model.bin", "pytorch_model-*.bin", "open_clip_pytorch_model.bin"),
+)
 
 
 class LoadsWhole:
@@ -179,8 +189,8 @@ def _snapshot(repo_id: str, subfolder: str, **hub) -> str:
     start = f"{subfolder}/" if subfolder else ""
     folder = ""
     try:
-        for suffix in ("safetensors", "bin"):
-            patterns = [start + name for name in (*SMALL_FILES, f"*.{suffix}")]
+        for weights in WEIGHT_FILES:
+            patterns = [start + name for name in (*SMALL_FILES, *weights)]
             folder = huggingface_hub.snapshot_download(repo_id, allow_patterns=patterns, **hub)
             if any(Path(folder, subfolder, name).exists() for name in FOLDER_FILES):
                 break

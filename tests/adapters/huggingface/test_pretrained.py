@@ -198,7 +198,8 @@ def test_a_repository_of_the_hub_is_read_from_its_snapshot(tmp_path, monkeypatch
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     model = ConvNeXtForImageClassification.from_pretrained("somebody/convnext-newts", revision="v1")
     assert asked == [("somebody/convnext-newts", "v1", asked[0][2])]
-    assert "*.bin" not in asked[0][2]
+    assert "model.safetensors" in asked[0][2]
+    assert not any(pattern.endswith(".bin") for pattern in asked[0][2])
     assert model.config.num_labels == 5
 
 
