@@ -1,9 +1,11 @@
 """What a run leaves to look at: one table of its metrics, a curve, predictions beside the truth."""
 
+import contextlib
+import json
 import math
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from pathlib import Path
 
@@ -31,6 +33,15 @@ METRICS = {
 NO_METRICS = {"time", "data_time", "step", "iter", "epoch", "at", "memory", "lr", "base_lr"}
 OF_CLASS = re.compile(r"((?:\w+ )?(?:AP|IoU))-(.+?)( \(%\))?")  # "mask AP-dog", "IoU-road (%)"
 LINES = 8  # in a plot, beside the total
+
+
+def records_of(log: Path) -> Iterator[dict]:
+    """The records of a log of JSON lines; one that a kill or a full disk has cut is left out."""
+    for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                yield record
 
 
 def scalars(entries: Iterable[Entry]) -> tuple[list[dict], list[dict]]:

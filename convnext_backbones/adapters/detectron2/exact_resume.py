@@ -6,11 +6,12 @@ another number of data workers. Here what a step and a sample draw follows from 
 with which seed, and what modules keep beside their parameters, as RetinaNet does (runs/kept.py).
 
 What follows from neither: a mapper that gives None (MapDataset takes another picture by a state of its own);
-data that is a stream, or whose elements have no width and height and are to be grouped by them: there the
-loader stays Detectron2's, and a run that goes on says so. The figures of a log are smoothed over the
+data that is a stream, or whose elements have neither width and height nor a file and are to be grouped by
+them: there the loader stays Detectron2's, and a run that goes on says so. The figures of a log are smoothed over the
 steps since the run went on. GPU operations that are not deterministic by themselves are not.
 """
 
+import contextlib
 import functools
 import logging
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
+from ...data.pictures import probe
+from ...errors import UserError
 from ...runs.kept import Kept
 from ...runs.patching import Patch, Patches, patched_attribute
 from ...runs.randomness import draws_of, follow_position, seed_step, what_changed
@@ -53,7 +56,12 @@ class AspectRatioBatches(BatchSampler):
 
 
 def _is_wide(record: dict) -> bool:
-    return record["width"] > record["height"]
+    if "width" in record and "height" in record:
+        return record["width"] > record["height"]
+    with contextlib.suppress(UserError):  # whoever reads the picture says so
+        picture = probe(record["file_name"])
+        return picture.width > picture.height
+    return False
 
 
 def _batches(dataset, sampler, batch_size: int, grouping: bool, drop_last: bool):
@@ -64,7 +72,7 @@ def _batches(dataset, sampler, batch_size: int, grouping: bool, drop_last: bool)
         return BatchSampler(sampler, batch_size, drop_last)
     records = getattr(dataset, "_dataset", None)
     known = isinstance(dataset, MapDataset) and isinstance(records, DatasetFromList)
-    if known and {"width", "height"} <= set(records[0]):
+    if known and ({"width", "height"} <= set(records[0]) or "file_name" in records[0]):
         return AspectRatioBatches(sampler, batch_size, records)
     return None
 
