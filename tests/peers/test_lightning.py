@@ -1,0 +1,45 @@
+"""docs/lightning.md: its module trains, is saved and comes back."""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from randomness import random_images
+from torch.utils.data import DataLoader, TensorDataset
+
+from convnext_backbones import create_classifier
+
+MISSING = "pytorch-lightning is not installed: pip install pytorch-lightning"
+PAGE = (Path(__file__).parents[2] / "docs" / "lightning.md").read_text()
+BLOCKS = re.findall(r"(?s)```python\n(.*?)```", PAGE)
+
+
+def test_the_module_of_the_page_learns_and_comes_back_from_its_checkpoint(tmp_path, monkeypatch):
+    pl = pytest.importorskip("pytorch_lightning", reason=MISSING)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(BLOCKS[0], names)
+    torch.manual_seed(0)
+    labels = torch.arange(16) % 2
+    images = random_images(16, 3, 32, 32) * 0.1 + labels[:, None, None, None]
+    loader = DataLoader(TensorDataset(images, labels), batch_size=8)
+    torch.save(create_classifier("convnextv2_atto").state_dict(), "pretrained.pth")
+    module = names["FineTuning"](
+        "convnextv2_atto", num_classes=2, pretrained="pretrained.pth", lr=1e-3
+    )
+    trainer = pl.Trainer(
+        max_epochs=6, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's, on few workers and small data sets
+        trainer.fit(module, loader, loader)
+        trainer.save_checkpoint("fine_tuned.ckpt")
+        again = names["FineTuning"].load_from_checkpoint("fine_tuned.ckpt", map_location="cpu")
+    assert trainer.callback_metrics["val/accuracy"] == 1
+    with torch.no_grad():
+        assert torch.equal(again.eval().model(images), module.eval().model(images))
+    groups = trainer.optimizers[0].param_groups
+    assert len({group["lr"] for group in groups}) > 2
