@@ -37,7 +37,7 @@ ROOMS = {
     "recipes/writers": "checkpoints jinja2 network/variants recipes",
     "create": "checkpoints network network/variants",
     "data": "checkpoints defusedxml errors jinja2 network/variants numpy PIL recipes recipes/writers supervision tqdm yaml",
-    "runs": "checkpoints cv2 data errors filelock matplotlib network numpy PIL pycocotools rich shapely torch torchvision tqdm",
+    "runs": "checkpoints cv2 data errors filelock matplotlib network network/wrappers numpy PIL pycocotools rich shapely torch torchvision tqdm",
     "lab": "checkpoints create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision tqdm transformers triton",
     "doctor": "checkpoints detectron2 mmcv mmdet mmengine mmseg network numpy runs safetensors "

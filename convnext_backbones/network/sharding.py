@@ -20,17 +20,14 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def whole_parameters(model: nn.Module, *, written: bool = False) -> Iterator[None]:
-    """Inside, each parameter has its own shape and all its values; entered by all processes together.
-
-    written: what is written into them is kept.
-    """
+def whole_parameters(model: nn.Module) -> Iterator[None]:
+    """Inside, each parameter has its own shape and all its values; entered by all processes together."""
     if not is_sharded(model):
         yield
         return
     from torch.distributed.fsdp import FullyShardedDataParallel
 
-    with FullyShardedDataParallel.summon_full_params(model, writeback=written):
+    with FullyShardedDataParallel.summon_full_params(model, writeback=False):
         yield
 
 

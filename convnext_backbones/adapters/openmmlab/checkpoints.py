@@ -195,12 +195,14 @@ def _check_or_fit(
         if getattr(runner, "_going_on", None) is not None:
             check_resumed(runner, model, content, file)
         elif not _fit(runner, model, content, file, options):
+            if is_sharded(model):
+                raise CheckpointError(
+                    f"{file}: gives a ConvNeXt alone, which is loaded before FSDP shards the model. {ALONE.format(file=file)}"
+                )
             chosen = {k: v for k, v in options.items() if k in ("prefix", "section")}
             for trunk in _trunks(model):
                 _tell(runner, f"load_from: {file} holds a ConvNeXt alone, taken as pretrained= is")
-                with whole_parameters(model, written=True):
-                    verdict = load_pretrained(trunk, file, **chosen)
-                _tell(runner, str(verdict))
+                _tell(runner, str(load_pretrained(trunk, file, **chosen)))
             content["state_dict"] = model.state_dict()  # which EMAHook wants whole
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.dist import all_reduce, get_rank, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS
@@ -243,11 +243,15 @@ class StopOnSignal(Hook):
         self.interruption = interruption
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if get_world_size() > 1:  # all stop after the same step, or they would wait for each other
+            told = torch.tensor(self.interruption.signal or 0)
+            all_reduce(told, "max")
+            self.interruption.signal = int(told) or None
         if self.interruption.signal:
             self._stop(runner, done=runner.iter + 1)
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        if self.interruption.signal:
+        if self.interruption.signal and get_world_size() == 1:
             self._stop(runner, done=runner.iter)
 
     def _stop(self, runner, done: int) -> None:

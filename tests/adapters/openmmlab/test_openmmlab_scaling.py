@@ -1,8 +1,8 @@
 """MMEngine's FlexibleRunner and its strategies, DDP and FSDP, in two processes; and what Slurm sets."""
 
-import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,16 +16,19 @@ pytest.importorskip("mmengine")
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import FlexibleRunner
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from convnext_backbones.adapters.openmmlab import ConvNeXtV2
 from convnext_backbones.adapters.openmmlab.checkpoints import read_training_checkpoint
+from convnext_backbones.adapters.openmmlab.guards import StopOnSignal
 from convnext_backbones.checkpoints import load_pretrained
-from convnext_backbones.errors import CheckpointError, UserError
+from convnext_backbones.errors import CheckpointError, Stopped, UserError
 from convnext_backbones.network.convnext import Block
 from convnext_backbones.network.wrappers import unwrapped
+from convnext_backbones.runs.interruption import Interruption
 
 ARCH = dict(depths=(1, 1, 1, 1), dims=(8, 8, 16, 16))
 OTHER = dict(depths=(1, 1, 2, 1), dims=(8, 8, 16, 16))
@@ -96,11 +99,11 @@ def train(folder: Path, kind: str, *, steps: int = STEPS, arch: dict = ARCH, **o
         **options,
     )
     runner.train()
+    distributed.is_initialized() and distributed.barrier()
     return weights_in(folder / f"iter_{steps}.pth")
 
 
 def weights_in(file: Path) -> dict:
-    distributed.is_initialized() and distributed.barrier()
     state = read_training_checkpoint(str(file))["state_dict"]
     return {unwrapped(name): value for name, value in state.items()}
 
@@ -130,6 +133,7 @@ def work(rank: int, folder: Path) -> None:
         for name, weight in expected.items():
             assert relative_difference(found[name], weight) < 1e-4, (first, then, name)
     refused_and_taken(folder)
+    stopped_together(folder / "stopped", rank)
     distributed.barrier()
     distributed.destroy_process_group()
 
@@ -138,11 +142,36 @@ def refused_and_taken(folder: Path) -> None:
     with pytest.raises(UserError, match="state_dict_cfg='full'"):
         train(folder / "pieces", "pieces")
     saved = str(folder / "ddp_before_fsdp" / "iter_2.pth")
+    alone = f"{saved}?prefix=backbone"
+    with pytest.raises(CheckpointError, match="before FSDP shards the model"):
+        train(folder / "alone_fsdp", "fsdp", load_from=alone)
+    train(folder / "alone_ddp", "ddp", steps=2, load_from=alone)
     for kind in ("ddp", "fsdp"):
         with pytest.raises(CheckpointError, match="the backbone of this checkpoint is"):
             train(folder / f"other_{kind}", kind, arch=OTHER, load_from=saved)
         with pytest.raises(CheckpointError, match="the backbone of this checkpoint is"):
             train(folder / f"resumed_{kind}", kind, arch=OTHER, load_from=saved, resume=True)
+
+
+class Signalled(Hook):
+    """SIGTERM reaches one of the processes, between two steps."""
+
+    def __init__(self, interruption: Interruption, rank: int):
+        self.interruption, self.rank = interruption, rank
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if runner.iter == 1 and self.rank == 1:
+            self.interruption.signal = signal.SIGTERM
+
+
+def stopped_together(folder: Path, rank: int) -> None:
+    interruption = Interruption()
+    hooks = [Signalled(interruption, rank), StopOnSignal(interruption)]
+    with pytest.raises(Stopped, match="stopped after step 2") as stopped:
+        train(folder, "ddp", custom_hooks=hooks)
+    assert stopped.value.status == 128 + signal.SIGTERM
+    distributed.barrier()
+    assert read_training_checkpoint(str(folder / "interrupted_at_iter_2.pth"))["meta"]["iter"] == 2
 
 
 @pytest.fixture(scope="module")
@@ -168,16 +197,11 @@ def test_what_several_processes_save_loads_into_a_backbone(runs, kind):
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_one_process_goes_on_from_two_and_says_so(runs, kind, tmp_path, caplog):
+def test_one_process_goes_on_from_two_and_says_so(runs, kind, tmp_path):
     shutil.copy(runs / f"{kind}_before_fsdp" / "iter_2.pth", tmp_path)
-    logger = logging.getLogger("mmengine")
-    with caplog.at_level(logging.WARNING):
-        logger.addHandler(caplog.handler)
-        try:
-            train(tmp_path, "one", resume=str(tmp_path / "iter_2.pth"))
-        finally:
-            logger.removeHandler(caplog.handler)
-    assert (tmp_path / "iter_4.pth").exists()
+    train(tmp_path, "one", resume=str(tmp_path / "iter_2.pth"))
+    (log,) = tmp_path.glob("*/*.log")
+    assert "goes on at the same picture with 1 processes instead of 2" in log.read_text()
 
 
 # ---- the command line, and Slurm -----------------------------------------------------------------
