@@ -2,6 +2,7 @@
 
 import json
 import logging
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -123,6 +124,19 @@ def test_parameters_are_saved_under_the_official_names(tmp_path, version):
 
 
 @EVERY
+def test_a_state_dict_can_be_given_instead_of_a_name_and_a_model_can_begin_without_memory(kind):
+    config = ConvNeXtConfig(version=2, **SMALL)
+    model = randomised(kind(config))
+    again = kind.from_pretrained(None, config=config, state_dict=model.state_dict())
+    assert equal(again, model)
+    with torch.device("meta"):
+        empty = kind(config)
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    empty.to_empty(device="cpu").load_state_dict(model.state_dict())
+    assert equal(pickle.loads(pickle.dumps(empty)), model)
+
+
+@EVERY
 @BOTH
 def test_our_loader_and_converter_read_what_is_saved(tmp_path, version, kind):
     config = ConvNeXtConfig(
@@ -138,13 +152,15 @@ def test_our_loader_and_converter_read_what_is_saved(tmp_path, version, kind):
     assert all(
         torch.equal(model.state_dict()[kind.own_name(n)], value) for n, value in state.items()
     )
-    if kind is ConvNeXtForImageClassification:
-        convert_checkpoint(tmp_path / "ours", tmp_path / "theirs", "huggingface")
-        peer = transformers.AutoModelForImageClassification.from_pretrained(
-            tmp_path / "theirs"
-        ).eval()
-        with torch.no_grad():
-            assert relative_difference(model(IMAGES).logits, peer(IMAGES).logits) <= 2e-5
+    convert_checkpoint(tmp_path / "ours", tmp_path / "theirs", "huggingface")
+    family = "ConvNextV2" if version == 2 else "ConvNext"
+    peer_class = getattr(transformers, kind.__name__.replace("ConvNeXt", family))
+    peer, info = peer_class.from_pretrained(tmp_path / "theirs", output_loading_info=True)
+    assert not info["missing_keys"]
+    with torch.no_grad():
+        own, theirs = model(IMAGES).to_tuple()[0], peer.eval()(IMAGES).to_tuple()[0]
+        for one, other in zip(own, theirs, strict=True):
+            assert relative_difference(one, other) <= 2e-5
 
 
 @BOTH
