@@ -232,6 +232,15 @@ def test_a_home_loads_what_it_saved_and_trains_a_step(name, tmp_path):
     assert all(not torch.equal(p, before[n]) for n, p in backbone.named_parameters())
 
 
+def test_a_detector_recomputes_its_backbone_too_where_that_is_switched_on():
+    model, _ = build("DetrForObjectDetection")
+    (backbone,) = [m for m in model.modules() if isinstance(m, ConvNeXtBackbone)]
+    model.activation_checkpointing_enable()
+    assert backbone.network.with_cp
+    model.activation_checkpointing_disable()
+    assert not backbone.network.with_cp
+
+
 def equal_states(one, other):
     state = other.state_dict()
     return all(torch.equal(value, state[n]) for n, value in one.state_dict().items())

@@ -88,6 +88,29 @@ def test_a_call_is_answered_as_transformers_answers_it(version, kind, call):
         assert_same(call(ours), theirs)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hidden_act": "relu"},
+        {"hidden_act": "gelu_new"},
+        {"layer_norm_eps": 0.1},
+        {"num_channels": 1},
+        {"patch_size": 2},
+        {"depths": [1, 2], "hidden_sizes": [8, 16], "num_stages": 2},
+        {"num_labels": 0},
+    ],
+    ids=str,
+)
+@BOTH
+def test_a_field_means_what_it_means_in_transformers(version, fields):
+    ours, peer = pair(ConvNeXtForImageClassification, version, **fields)
+    images = IMAGES[:, : ours.config.num_channels]
+    with torch.no_grad():
+        assert_same(
+            ours(images, output_hidden_states=True), peer(images, output_hidden_states=True)
+        )
+
+
 @EVERY
 def test_the_configuration_can_ask_for_hidden_states_and_tuples(kind):
     with torch.no_grad():
