@@ -8,7 +8,7 @@ import torch
 import transformers
 from PIL import Image
 from randomness import randomised
-from test_homes import HOMES, NO_HOMES
+from test_huggingface_homes import HOMES, NO_HOMES
 
 from convnext_backbones import create_classifier
 from convnext_backbones.checkpoints import sources
