@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -226,7 +226,7 @@ class KerasConvNeXt(Trunk):
         """The backbone that a checkpoint of any layout holds, with its weights; options win.
 
         Raises:
-            CheckpointError, UserError: as load_pretrained; an activation that is not here.
+            CheckpointError: as load_pretrained.
         """
         file = inspect_checkpoint(source)
         model = cls(**{**_options_of(file), **options})
@@ -283,7 +283,8 @@ class Pooled(Trunk):
         """The model that a checkpoint of any layout holds, with its weights; options win.
 
         Raises:
-            CheckpointError, UserError: as load_pretrained; no final norm, an activation that is not here.
+            CheckpointError: as load_pretrained.
+            UserError: the checkpoint has no final norm, or no head.
         """
         file = inspect_checkpoint(source)
         missing = [part for part in cls.parts if f"{part}.weight" not in file.state]
@@ -363,7 +364,7 @@ class KerasConvNeXtClassifier(Pooled):
 
     Args:
         num_classes: outputs of the head; 0 for none, the logits are then the pooled features.
-        id2label: class number to name, to be read by the user.
+        class_names: a name for each class; those of a pretrained head where they are known.
         norm_eps: as for KerasConvNeXtModel.
         arch, shared: as for KerasConvNeXt. A pretrained head of another size stays as initialised.
     """
@@ -375,33 +376,28 @@ class KerasConvNeXtClassifier(Pooled):
         arch: str | dict | None = None,
         *,
         num_classes: int = 1000,
-        id2label: Mapping[int, str] | None = None,
+        class_names: Sequence[str] | None = None,
         norm_eps: float = EPS,
         **shared,
     ):
         refuse_unknown_options(
             type(self).__name__, shared, KerasConvNeXtClassifier.__init__, Trunk.__init__
         )
-        if id2label is not None and len(id2label) != num_classes:
+        if class_names is not None and len(class_names) != num_classes:
             raise UserError(
-                f"id2label names {len(id2label)} classes, and num_classes is {num_classes!r}; give one "
+                f"class_names are {len(class_names)} names, and num_classes is {num_classes!r}; give one "
                 "name a class"
             )
         super().__init__(arch, num_classes=num_classes, norm_eps=norm_eps, **shared)
-        names = None if id2label is None else {int(k): v for k, v in id2label.items()}
-        self.id2label = names
+        if class_names is not None:
+            self.class_names = tuple(class_names)
 
     def get_config(self) -> dict:
-        names = self.id2label and {str(k): v for k, v in self.id2label.items()}
-        return {**super().get_config(), "id2label": names}
+        return {**super().get_config(), "class_names": self.class_names}
 
     @classmethod
     def _own_options(cls, file) -> dict:
-        options = {**super()._own_options(file), "num_classes": file.network.num_classes or 0}
-        names = (config_beside(file.located.path) or {}).get("id2label") or {}
-        if len(names) == options["num_classes"]:
-            options["id2label"] = names
-        return options
+        return {**super()._own_options(file), "num_classes": file.network.num_classes or 0}
 
     def call(
         self,
@@ -448,7 +444,7 @@ class KerasConvNeXtClassifier(Pooled):
 
     def _add_heads(self, network):
         super()._add_heads(network)
-        self.num_classes, self.head = network.num_classes, None
+        self.num_classes, self.head, self.class_names = network.num_classes, None, None
         if self.num_classes:
             self.head = keras.layers.Dense(
                 self.num_classes, kernel_initializer=draw(), name="head", dtype=self.dtype_policy
@@ -461,12 +457,6 @@ class KerasConvNeXtClassifier(Pooled):
 
 def _options_of(file) -> dict:
     """The options of a network with a checkpoint's parameters."""
-    config = config_beside(file.located.path) or {}
-    if config.get("hidden_act", "gelu") not in ("gelu", "gelu_python"):
-        raise UserError(
-            f"{file.source} has hidden_act={config['hidden_act']!r}; the Keras networks have the exact "
-            "GELU alone. create_backbone and create_classifier take it in PyTorch"
-        )
     network = file.network
     options = {"in_channels": network.in_channels, "patch_size": network.patch_size}
     if network.version == 1 and not any(name.endswith(".gamma") for name in file.state):

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ...checkpoints import LoadReport, inspect_checkpoint
+from ...checkpoints.class_names import names_or_reason
+from ...checkpoints.huggingface_config import activation_beside
 from ...checkpoints.inspection import Inspected
 from ...checkpoints.loading import judge_inspected
-from ...errors import UserError
+from ...errors import CheckpointError, UserError
 from ...network.classifier import ConvNeXtClassifier
 from ...network.convnext import ConvNeXt, ConvNeXtV2, Trunk
 from ...network.variants import get_variant
@@ -47,19 +49,32 @@ def load_pretrained(
         source, prefix, section: as there.
 
     Raises:
-        CheckpointError: as there; the model is as it was.
+        CheckpointError: as there, or another activation than GELU beside it; the model is as it was.
     """
     return load_inspected(model, inspect_checkpoint(source, prefix=prefix, section=section))
 
 
 def load_inspected(model, file: Inspected) -> LoadReport:
     """As load_pretrained, from a checkpoint that was read and inspected already."""
+    activation = activation_beside(file.located.path)
+    if activation not in (None, "gelu", "gelu_python"):
+        raise CheckpointError(
+            f"{file.source}: its config.json says hidden_act={activation!r}, and the Keras networks have the "
+            "exact GELU alone; create_backbone and create_classifier take it in PyTorch"
+        )
     values, report = judge_inspected(torch_twin(model.torch_class, model.options()), file)
     variables = {name: (variable, axes) for name, variable, axes in _named(model)}
     for name, value in values.items():
         variable, axes = variables[name]
         theirs = value.detach().to("cpu", torch.float32).numpy()
         variable.assign(np.transpose(theirs, np.argsort(axes)))
+    if "head.weight" in values:
+        names, reason = names_or_reason(
+            file.located.weights, file.located.path, file.network.num_classes
+        )
+        model.class_names = names
+        if reason:
+            logger.info("class_names stay empty: %s", reason)
     # A licence that forbids commercial use is shown whether or not logging is set up.
     logger.log(logging.WARNING if report.non_commercial else logging.INFO, "%s", report)
     return report
