@@ -10,6 +10,7 @@ from randomness import random_images
 from torch.utils.data import DataLoader, TensorDataset
 
 from convnext_backbones import create_classifier
+from convnext_backbones.checkpoints import load_pretrained
 
 MISSING = "pytorch-lightning is not installed: pip install pytorch-lightning"
 PAGE = (Path(__file__).parents[2] / "docs" / "lightning.md").read_text()
@@ -37,9 +38,11 @@ def test_the_module_of_the_page_learns_and_comes_back_from_its_checkpoint(tmp_pa
         warnings.simplefilter("ignore")  # Lightning's, on few workers and small data sets
         trainer.fit(module, loader, loader)
         trainer.save_checkpoint("fine_tuned.ckpt")
-        again = names["FineTuning"].load_from_checkpoint("fine_tuned.ckpt", map_location="cpu")
+        again = names["FineTuning"].load_from_checkpoint("fine_tuned.ckpt", weights_only=True)
     assert trainer.callback_metrics["val/accuracy"] == 1
     with torch.no_grad():
         assert torch.equal(again.eval().model(images), module.eval().model(images))
+    report = load_pretrained(create_classifier("convnextv2_atto", num_classes=2), "fine_tuned.ckpt")
+    assert report.share == 1
     groups = trainer.optimizers[0].param_groups
     assert len({group["lr"] for group in groups}) > 2
