@@ -5,7 +5,7 @@
 LANE ?= classic
 PYTHON ?= python3
 VENV := $(if $(filter classic,$(LANE)),.venv,.venv-$(LANE))
-TESTS := $(if $(filter keras,$(LANE)),tests/adapters/test_keras.py tests/adapters/test_keras_sizes.py)
+TESTS := $(if $(filter keras,$(LANE)),$(wildcard tests/adapters/test_keras*.py))
 RUN := $(VENV)/bin/python
 
 .PHONY: setup demo demo-detection demo-detectron2 test test-slow lint

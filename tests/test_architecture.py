@@ -50,7 +50,7 @@ ROOMS = {
     "network/preprocessing network/refusals network/variants network/wrappers numpy omegaconf PIL recipes/layer_decay runs torch yaml",
     "adapters/huggingface": "checkpoints checkpoints/class_names errors huggingface_hub network network/preprocessing "
     "network/selection network/variants torch torchvision transformers",
-    "adapters/keras": "checkpoints errors keras network network/refusals network/selection network/variants numpy torch",
+    "adapters/keras": "checkpoints checkpoints/class_names errors keras network network/refusals network/selection network/variants numpy torch",
     "adapters/timm": "checkpoints errors network network/preprocessing network/refusals network/variants timm torch",
     "adapters/torchvision": "checkpoints create errors network network/variants torch torchvision",
 }

@@ -58,6 +58,18 @@ def test_a_failing_step_shows_the_end_of_its_log(environment):
         environment.run(sys.executable, "-c", "raise SystemExit('the reason it failed')")
 
 
+def test_every_lane_has_its_pins_and_ends_with_imports():
+    for lane in setup_env.VENVS:
+        assert (setup_env.REQUIREMENTS / f"{lane}.txt").exists()
+        assert lane in setup_env.TRIED
+
+
+def test_the_keras_lane_needs_no_compiler(environment, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    environment.lane = "keras"
+    setup_env.check_machine(environment)
+
+
 def test_every_pin_is_exact():
     for file in setup_env.REQUIREMENTS.glob("*.txt"):
         for line in file.read_text().splitlines():
