@@ -161,9 +161,12 @@ def _adopt_best(hook: CheckpointHook, runner) -> None:
     the kill came in between."""
     folder, info = Path(hook.out_dir), runner.message_hub.runtime_info
     last = folder / Path(str(info.get("last_ckpt") or "no")).name
-    for file in sorted(folder.glob("best_*.pth")) if last.is_file() else ():
-        if str(file) in _best_of(hook) or file.stat().st_mtime_ns < last.stat().st_mtime_ns:
-            continue  # else of another run, that was in the folder before
+    since = _written(last) if last.is_file() else math.inf
+    # what is older is of another run, that was in the folder before
+    newer = [file for file in folder.glob("best_*.pth") if _written(file) >= since]
+    for file in sorted(newer, key=_written):
+        if str(file) in _best_of(hook) or not file.is_file():  # which one before has replaced
+            continue
         try:
             hub = read_training_checkpoint(str(file), map_location="meta").get("message_hub")
         except CheckpointError:
@@ -177,6 +180,10 @@ def _adopt_best(hook: CheckpointHook, runner) -> None:
                 and score is not None
             ):
                 _note_best(hook, runner, key, file, score)
+
+
+def _written(file: Path) -> int:
+    return file.stat().st_mtime_ns
 
 
 def _note_best(hook: CheckpointHook, runner, key: str, file: Path, score: float) -> None:
