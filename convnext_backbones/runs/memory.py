@@ -86,6 +86,11 @@ def _of_a_worker(pid: str, end: str, use: Use, options: Options) -> UserError:
             f"What saves most: {options.workers}={use.workers // 2}, and then {options.batch}="
             f"{max(1, use.batch // 2)}; with {options.workers}=0 the run reads its pictures itself"
         )
+    if "Terminated" in end:
+        return UserError(
+            f"the data worker {pid} was sent SIGTERM, as a rule because the run is ended: another process's "
+            "message says why"
+        )
     if "Bus error" in end or "shared memory" in end:
         return UserError(
             f"the data worker {pid} found no room in shared memory (/dev/shm): {held}. In a container give it more "

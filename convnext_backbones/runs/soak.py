@@ -31,6 +31,7 @@ from .whole_files import UNFINISHED
 
 TMPFS = 384 * 2**20  # bytes; a run's folder where it can be mounted
 DAMAGED = 4  # training pictures at a time, of which a run leaves out more than that
+KEPT = 5  # checkpoints, as a run begins: more than a damaged one and the one to go on from
 AHEAD = 8  # steps whose pictures data workers may have read already
 POLL = 0.25  # seconds
 
@@ -156,6 +157,9 @@ class Track:
         for path in [path for path in soak.pictures if not self.saved or not path.exists()]:
             soak.mend(path)  # a run that begins refuses it, one that goes on would have other data
             self._pictures_changed()
+        saved = [f for f in self.folder.glob("*.pth") if not f.name.startswith("best")]
+        for file in sorted(saved, key=lambda f: f.stat().st_mtime)[:-KEPT]:
+            file.unlink()  # of earlier runs, which nobody else deletes
         mishap = soak.random.choices(list(MISHAPS), list(MISHAPS.values()))[0]
         run = self._start(limited=mishap == "a full disk" and not os.path.ismount(self.folder))
         self._happen(run, mishap, end)

@@ -259,6 +259,7 @@ def test_what_saves_most_is_counted_from_the_network():
         ("is killed by signal: Killed. ", r"killed the data worker 77.*workers=2.*batch=1.*workers=0"),
         ("is killed by signal: Bus error. It is possible that dataloader's workers are out of shared memory.",
          r"no room in shared memory.*--shm-size"),
+        ("is killed by signal: Terminated. ", r"data worker 77 was sent SIGTERM.*says why"),
         ("exited unexpectedly", r"the data worker 77 ended by itself.*workers=0"),
         ("is killed by signal: Segmentation fault. ", r"ended by itself is killed by signal: Segm"),
     ],
