@@ -42,7 +42,7 @@ def pair(name, dtype=torch.float64, **options):
     return own, peer
 
 
-def images(dtype=torch.float64, size=64, channels=3):
+def images(dtype=torch.float64, size=32, channels=3):
     return random_images(2, channels, size, size, dtype=dtype)
 
 
