@@ -123,7 +123,7 @@ def test_a_training_that_keeps_what_it_has_loses_nothing(soak, tmp_path, capsys)
     ],
 )
 def test_what_must_not_happen_is_found(soak, fault, mishaps, count):
-    done, told = soak(fault, mishaps=mishaps, patience=2.0)
+    done, told = soak(fault, mishaps=mishaps, patience=1.5, seconds=4.0)
     assert done.failed
     assert done.counts[count]
     assert told
