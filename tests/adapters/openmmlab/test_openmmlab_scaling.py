@@ -125,10 +125,11 @@ def work(rank: int, folder: Path) -> None:
         "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2
     )
     expected = train(folder / "ddp", "ddp")
+    for kind in ("ddp", "fsdp"):
+        train(folder / f"{kind}_begun", kind, steps=2)
     for first, then in (("ddp", "fsdp"), ("fsdp", "fsdp"), ("fsdp", "ddp")):
-        begun = folder / f"{first}_before_{then}"
-        train(begun, first, steps=2)
-        found = train(copied(begun, f"{first}_then_{then}"), then, resume=True)
+        gone_on = copied(folder / f"{first}_begun", f"{first}_then_{then}")
+        found = train(gone_on, then, resume=True)
         assert found.keys() == expected.keys()
         for name, weight in expected.items():
             assert relative_difference(found[name], weight) < 1e-4, (first, then, name)
@@ -141,7 +142,7 @@ def work(rank: int, folder: Path) -> None:
 def refused_and_taken(folder: Path) -> None:
     with pytest.raises(UserError, match="state_dict_cfg='full'"):
         train(folder / "pieces", "pieces")
-    saved = str(folder / "ddp_before_fsdp" / "iter_2.pth")
+    saved = str(folder / "ddp_begun" / "iter_2.pth")
     alone = f"{saved}?prefix=backbone"
     with pytest.raises(CheckpointError, match="before FSDP shards the model"):
         train(folder / "alone_fsdp", "fsdp", load_from=alone)
@@ -188,7 +189,7 @@ def test_runs_with_ddp_and_fsdp_go_on_as_each_other(runs):
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_what_several_processes_save_loads_into_a_backbone(runs, kind):
-    file = runs / f"{kind}_before_fsdp" / "iter_2.pth"
+    file = runs / f"{kind}_begun" / "iter_2.pth"
     backbone = ConvNeXtV2(arch=ARCH, **OPTIONS)
     load_pretrained(backbone, str(file))
     saved = weights_in(file)
@@ -198,7 +199,7 @@ def test_what_several_processes_save_loads_into_a_backbone(runs, kind):
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_one_process_goes_on_from_two_and_says_so(runs, kind, tmp_path):
-    shutil.copy(runs / f"{kind}_before_fsdp" / "iter_2.pth", tmp_path)
+    shutil.copy(runs / f"{kind}_begun" / "iter_2.pth", tmp_path)
     train(tmp_path, "one", resume=str(tmp_path / "iter_2.pth"))
     (log,) = tmp_path.glob("*/*.log")
     assert "goes on at the same picture with 1 processes instead of 2" in log.read_text()
