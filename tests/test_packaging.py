@@ -95,7 +95,9 @@ def test_an_optional_extra_holds_only_what_its_room_imports(room, extra):
     assert declared(extra) == imported(room) - declared()
 
 
-@pytest.mark.parametrize("extra", ["runs", "openmmlab", "detectron2", "huggingface", "keras", "lab", "timm"])
+@pytest.mark.parametrize(
+    "extra", ["runs", "openmmlab", "detectron2", "huggingface", "keras", "lab", "timm"]
+)
 def test_an_extra_holds_only_what_its_rooms_import(extra):
     rooms = [room for room, extras in ROOMS.items() if extra in extras]
     used = set().union(*map(imported, rooms), FOR_OTHERS.get(extra, ()))
