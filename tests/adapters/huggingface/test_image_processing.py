@@ -70,7 +70,7 @@ def test_pixels_are_those_of_transformers_with_any_option(options):
     assert_same(at_the_call, expected)
 
 
-@pytest.mark.parametrize("switches", itertools.product([True, False], repeat=4), ids=str)
+@pytest.mark.parametrize("switches", list(itertools.product([True, False], repeat=4)), ids=str)
 def test_pixels_are_those_of_transformers_with_any_steps(switches):
     options = {**GIVEN, "crop_size": SQUARE, **dict(zip(STEPS, switches, strict=True))}
     expected = pixels(ConvNextImageProcessor(**options), picture(5))
@@ -314,7 +314,6 @@ def test_a_wrong_option_is_a_sentence_wherever_it_is_given(tmp_path, options, se
         (lambda: [picture(1), picture(2)], {"do_resize": False}, "make no batch; give do_resize"),
         (lambda: picture(3), {"do_pad": True, "pad_size": 20}, "pad_size is 20x20, and a picture 64x64"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_a_wrong_picture_is_a_sentence(images, options, sentence):
     with pytest.raises(UserError, match=sentence):
