@@ -76,9 +76,9 @@ MUTATIONS = (
     ),
     Mutation(
         "GELU is the tanh approximation",
-        "network/convnext.py",
-        "self.act = nn.GELU()",
-        'self.act = nn.GELU(approximate="tanh")',
+        "network/activations.py",
+        '"gelu": nn.GELU,',
+        '"gelu": functools.partial(nn.GELU, approximate="tanh"),',
     ),
     Mutation(
         "frozen stages leave their output norms free",

@@ -526,8 +526,10 @@ def test_a_saved_lazy_config_is_read_again(tmp_path):
         LazyConfig.save(run.load_config(str(file)).cfg, str(tmp_path / "config.yaml"))
         run.load_config(str(tmp_path / "config.yaml"))
     (tmp_path / "own.py").write_text("import os\nclass Head: pass\n")
+    before = set(sys.modules)  # other tests' files are modules too
     own_data.run_file(str(tmp_path / "own.py"))
-    (name,) = (name for name in sys.modules if name.startswith("convnext_backbones_user_own_"))
+    new = set(sys.modules) - before
+    (name,) = (name for name in new if name.startswith("convnext_backbones_user_own_"))
     check_targets({"_target_": f"{name}.Head"}, "config.yaml")
     with pytest.raises(UserError, match="could run code"):
         check_targets({"_target_": f"{name}.os.system"}, "config.yaml")

@@ -26,6 +26,7 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setitem(FRAMEWORKS, "tiny", row)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "400")  # a table's cells in one line each
 
     def records(config, split, *, most=None):
         if split == "test":
