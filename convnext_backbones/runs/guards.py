@@ -18,10 +18,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import distributed
 
+from ..data.skipping import Skipped, Skipping
 from ..errors import CheckpointError, UserError
 from .memory import Picture
+from .randomness import read_by
 
 STALLED = "stalled_rank{}.txt"  # in the run's folder
+SKIPPED = "skipped_pictures_rank{}.txt"  # there, too
+LOOKS = 20  # steps between two looks of several processes at what each has skipped
 TORCH_WAITS = ("distributed", "autograd", "nn/parallel")  # for other processes, in these folders
 NAMED = 8  # files of a batch, in a sentence
 
@@ -137,6 +141,45 @@ def files_of(pictures: list[Picture]) -> str:
     names = [picture.path for picture in pictures if picture.path]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"The batch: {', '.join(names[:NAMED])}{more}. " if names else ""
+
+
+# ---- pictures that cannot be read ----------------------------------------------------------------
+class LeavingOut:
+    """Lets a training go on without the pictures that cannot be read (data/skipping.py).
+
+    Args:
+        loader: of the training; a loader that is not ours to follow leaves out nothing.
+        folder: of the run.
+        rank, processes: of the group.
+        share: of the pictures read, how many may be left out; 0: none.
+    """
+
+    def __init__(self, loader, folder: str | Path, rank: int, processes: int, share: float):
+        self.loader, self.processes = loader, processes
+        self._read = 0
+        self._skipped: Skipped | None = None
+        note = Path(folder).absolute() / SKIPPED.format(rank)
+        if share and read_by(loader, Skipping(note)):
+            self._skipped = Skipped(note, share, gathered)
+
+    def after_step(self, step: int, batch: int) -> None:
+        """A step, counted from 1, has taken a batch in every process; looks at what was left out."""
+        self._read += self.processes * batch
+        if self.processes == 1 or step % LOOKS == 0:
+            self.look()
+
+    def look(self) -> None:
+        """Say what was left out since the last look; all processes have to.
+
+        Raises:
+            UserError: more than the share was.
+        """
+        if self._skipped:
+            self._skipped.look(min(self._read, len(self.loader.dataset)))
+
+    def summary(self) -> str:
+        """What was left out, in a sentence; "" for nothing."""
+        return self._skipped.summary() if self._skipped else ""
 
 
 # ---- standing still ------------------------------------------------------------------------------

@@ -148,10 +148,16 @@ def size_of_state(optimizer: torch.optim.Optimizer) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in held)
     size = 0
     for group in optimizer.param_groups:
-        copies = 2 + bool(group.get("amsgrad")) if "betas" in group else bool(group.get("momentum"))
         trained = [p for p in group["params"] if p.requires_grad]
-        size += int(copies) * sum(p.numel() * p.element_size() for p in trained)
+        size += copies_of_state(group) * sum(p.numel() * p.element_size() for p in trained)
     return size
+
+
+def copies_of_state(group: dict) -> int:
+    """Values that an optimizer of Adam's or SGD's kind keeps for each of a parameter group's, by its options."""
+    if "betas" in group:
+        return 2 + bool(group.get("amsgrad"))
+    return int(bool(group.get("momentum")))
 
 
 def check_room(

@@ -19,27 +19,23 @@ from fvcore.common.checkpoint import Checkpointer, PeriodicCheckpointer
 from torch.nn.parallel import DistributedDataParallel
 
 from ...checkpoints import read_checkpoint
-from ...data.skipping import Skipped, Skipping
 from ...errors import UserError
 from ...runs.guards import (
+    LeavingOut,
     Limits,
     Watch,
     any_process,
     files_of,
     finite,
-    gathered,
     last_sound,
     lost_another,
     not_finite_in,
 )
 from ...runs.memory import Options, Picture, Use, out_of_memory
 from ...runs.patching import Patches, patched_attribute
-from ...runs.randomness import read_by
+from ...runs.whole_files import copies_of_state
 from .exact_resume import loader_of
 from .saving import iteration_of
-
-SKIPPED = "skipped_pictures_rank{}.txt"  # in the output directory
-LOOKS = 20  # steps between two looks of several processes at what each has skipped
 
 LOGGER = logging.getLogger("convnext_backbones")
 
@@ -97,8 +93,6 @@ class Guard(HookBase):
         self.folder, self.keys = folder and Path(folder), keys
         self.bad_steps = 0
         self.pictures: list[Picture] = []  # of the batch
-        self.skipped: Skipped | None = None
-        self._read = 0
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -138,13 +132,12 @@ class Guard(HookBase):
 
     def _use(self, trainer: SimpleTrainer) -> Use:
         groups = trainer.optimizer.param_groups
-        copies = 2 if any("betas" in group for group in groups) else any(group.get("momentum") for group in groups)  # fmt: skip
         loader = trainer.data_loader
         return Use(
             step=self.trainer.iter + 1,
             pictures=self.pictures,
             model=trainer.model,
-            optimizer_copies=int(copies),
+            optimizer_copies=max(map(copies_of_state, groups), default=0),
             batch=_batch_of(loader) * comm.get_world_size(),
             amp=isinstance(trainer, AMPTrainer) if torch.cuda.is_available() else None,
             workers=getattr(loader, "num_workers", 0),
@@ -152,30 +145,22 @@ class Guard(HookBase):
 
     # ---- steps
     def before_train(self) -> None:
-        loader = loader_of(self.trainer)
-        if self.limits.skip_share:
-            note = self.folder.absolute() / SKIPPED.format(comm.get_rank())
-            if read_by(loader, Skipping(note)):
-                self.skipped = Skipped(note, self.limits.skip_share, gathered)
+        self.left_out = LeavingOut(
+            loader_of(self.trainer), self.folder, comm.get_rank(), comm.get_world_size(), self.limits.skip_share
+        )  # fmt: skip
 
     def before_step(self) -> None:
         self.watch.moves(f"reads the pictures of step {self.trainer.iter + 1}, or computes it,")
 
     def after_step(self) -> None:
         self.watch.moves(f"evaluates or saves after step {self.trainer.iter + 1}")
-        self._read += comm.get_world_size() * _batch_of(loader_of(self.trainer))
-        if comm.get_world_size() == 1 or (self.trainer.iter + 1) % LOOKS == 0:
-            self._look_at_skipped()
+        self.left_out.after_step(self.trainer.iter + 1, _batch_of(loader_of(self.trainer)))
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:  # else it failed, and others may be gone
-            self._look_at_skipped()
-        if self.skipped and (said := self.skipped.summary()):
+            self.left_out.look()
+        if said := self.left_out.summary():
             LOGGER.warning(said)
-
-    def _look_at_skipped(self) -> None:
-        if self.skipped:
-            self.skipped.look(min(self._read, len(loader_of(self.trainer).dataset)))
 
     def takes(self, losses: dict, model: torch.nn.Module) -> bool:
         """Whether a step's losses are finite, in every process.

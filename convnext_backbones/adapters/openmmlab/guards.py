@@ -19,15 +19,14 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import FlexibleRunner, Runner
 
-from ...data.skipping import Skipped, Skipping
 from ...errors import UserError
 from ...runs.guards import (
+    LeavingOut,
     Limits,
     Watch,
     any_process,
     files_of,
     finite,
-    gathered,
     last_sound,
     lost_another,
     not_finite_in,
@@ -35,15 +34,11 @@ from ...runs.guards import (
 from ...runs.interruption import Interruption
 from ...runs.memory import Options, Picture, Use, out_of_memory
 from ...runs.patching import Patches, patched_attribute
-from ...runs.randomness import read_by
-from ...runs.whole_files import write_whole
+from ...runs.whole_files import copies_of_state, write_whole
 from .checkpoints import read_training_checkpoint
 from .config_mistakes import monitors, schedule_notes
 from .registration import register
 from .saving import iteration_of
-
-SKIPPED = "skipped_pictures_rank{}.txt"  # in the work directory
-LOOKS = 20  # steps between two looks of several processes at what each has skipped
 
 DEFAULT = Limits()
 OPTIONS = Options(
@@ -80,8 +75,6 @@ class Guard(Hook):
         )
         self.bad_steps = 0
         self.pictures: list[Picture] = []  # of the batch
-        self.skipped: Skipped | None = None
-        self._read = 0
 
     @contextlib.contextmanager
     def watching(self, runner: Runner) -> Iterator[None]:
@@ -103,12 +96,11 @@ class Guard(Hook):
         loader = getattr(runner.train_loop, "dataloader", None)
         wrapper = runner.optim_wrapper
         groups = getattr(wrapper, "param_groups", [])
-        copies = 2 if any("betas" in group for group in groups) else any("momentum" in group for group in groups)  # fmt: skip
         return Use(
             step=runner.iter + 1,
             pictures=self.pictures,
             model=runner.model,
-            optimizer_copies=int(copies),
+            optimizer_copies=max(map(copies_of_state, groups), default=0),
             batch=getattr(loader, "batch_size", None) or 1,
             amp=isinstance(wrapper, AmpOptimWrapper) if torch.cuda.is_available() else None,
             workers=getattr(loader, "num_workers", 0),
@@ -116,10 +108,9 @@ class Guard(Hook):
 
     # ---- steps
     def before_train(self, runner: Runner) -> None:
-        if self.limits.skip_share:
-            note = Path(runner.work_dir).absolute() / SKIPPED.format(get_rank())
-            if read_by(runner.train_dataloader, Skipping(note)):
-                self.skipped = Skipped(note, self.limits.skip_share, gathered)
+        self.left_out = LeavingOut(
+            runner.train_dataloader, runner.work_dir, get_rank(), get_world_size(), self.limits.skip_share
+        )  # fmt: skip
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         self.pictures = pictures_of(data_batch)
@@ -128,9 +119,7 @@ class Guard(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self.watch.moves(f"saves, or reads the pictures of step {runner.iter + 2},")
         self._look_at_losses(runner, outputs or {})
-        self._read += get_world_size() * (runner.train_dataloader.batch_size or 1)
-        if get_world_size() == 1 or (runner.iter + 1) % LOOKS == 0:
-            self._look_at_skipped(runner)
+        self.left_out.after_step(runner.iter + 1, runner.train_dataloader.batch_size or 1)
 
     def _look_at_losses(self, runner: Runner, outputs: dict) -> None:
         wrong = [name for name, value in outputs.items() if "loss" in name and not finite(value)]
@@ -152,10 +141,6 @@ class Guard(Hook):
             f"{self.limits.not_finite} such steps in a row. {files_of(self.pictures)}"
         )
 
-    def _look_at_skipped(self, runner: Runner) -> None:
-        if self.skipped:
-            self.skipped.look(min(self._read, len(runner.train_dataloader.dataset)))
-
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         self.watch_of(runner).moves("saves a checkpoint")
         if name := not_finite_in(checkpoint["state_dict"]):
@@ -165,8 +150,8 @@ class Guard(Hook):
             )
 
     def after_train(self, runner) -> None:
-        self._look_at_skipped(runner)
-        if self.skipped and (said := self.skipped.summary()):
+        self.left_out.look()
+        if said := self.left_out.summary():
             runner.logger.warning(said)
 
     # ---- validation
