@@ -40,7 +40,7 @@ ROOMS = {
     "runs": "checkpoints cv2 data errors filelock matplotlib network network/wrappers numpy PIL pycocotools rich shapely torch torchvision tqdm",
     "lab": "checkpoints create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision tqdm transformers triton",
-    "doctor": "checkpoints detectron2 mmcv mmdet mmengine mmseg network numpy runs safetensors "
+    "doctor": "checkpoints detectron2 kernels mmcv mmdet mmengine mmseg network numpy runs safetensors "
     "timm torch torchvision transformers",
     "registry": "mmengine",
     "adapters": "errors runs yaml",

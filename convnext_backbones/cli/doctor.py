@@ -75,7 +75,7 @@ def _print(facts, outcomes, found, works) -> None:
     say("[bold]installed[/]  " + ", ".join(f"{n} {v}" for n, v in told.items() if v))
     for name, outcome in outcomes.items():
         said = "not installed" if outcome.status == "absent" else outcome.said
-        say(f"  {MARKS[outcome.status]:<6}  {name:14}{_escape(said)}")
+        say(f"  {MARKS[outcome.status]}  {name:14}{_escape(said)}")
     if works:
         say("[bold]commands[/]")
         for group, missing in works.items():

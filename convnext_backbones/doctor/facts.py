@@ -11,6 +11,8 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..kernels.processor import cxx_compiler
+
 # Names in a registry whose versions are told, in the order of the table.
 TOLD = (
     *("convnext_backbones", "torch", "torchvision", "triton", "numpy", "setuptools"),
@@ -77,7 +79,7 @@ def read_facts() -> Facts:
         requires=requires,
         processor=model,
         instructions=instructions,
-        compiler=shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++"),
+        compiler=cxx_compiler(),
         memory=_memory(),
         free={str(folder): _free(folder) for folder in _written()},
     )

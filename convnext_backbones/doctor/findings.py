@@ -17,9 +17,9 @@ LANES = {
 FORKS = tuple(LANES.values())
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python")
 DETECTRON2 = "git+https://github.com/facebookresearch/detectron2"
-REBUILD = (
-    "MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps"
-)
+FORK_OF = {**LANES, "mmseg": LANES["mmsegmentation"]}  # by names of trials, too
+MMCV = "MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --force-reinstall --no-deps mmcv==2.1.0"
+OLDER_SETUPTOOLS = 'pip install "setuptools<82"'
 
 
 class Finding(NamedTuple):
@@ -63,7 +63,7 @@ def pkg_resources(facts: Facts, outcomes: Outcomes) -> Finding | None:
             STOPS,
             f"setuptools {facts.versions['setuptools']} has no pkg_resources any more, which MMEngine "
             "imports and mmcv's installation needs",
-            'pip install "setuptools<82"',
+            OLDER_SETUPTOOLS,
         )
 
 
@@ -73,7 +73,7 @@ def mmcv_of_range(facts: Facts, outcomes: Outcomes) -> Finding | None:
         return Finding(
             STOPS,
             f"{' and '.join(hosts)} refuse mmcv {facts.versions['mmcv']}: they take 2.0 up to 2.2",
-            f"{REBUILD} mmcv==2.1.0",
+            MMCV,
         )
 
 
@@ -84,7 +84,7 @@ def mmcv_without_operators(facts: Facts, outcomes: Outcomes) -> Finding | None:
             return Finding(
                 STOPS,
                 f"{name} is installed, which {why}; detectors need mmcv's operators",
-                f"pip uninstall -y {name} && {REBUILD} mmcv==2.1.0",
+                f"pip uninstall -y {name} && {MMCV}",
             )
 
 
@@ -188,36 +188,33 @@ METADATA: tuple[Rule, ...] = (
 )
 
 # ---- what a failed trial tells -------------------------------------------------------------------
-# words of the error -> what they mean -> the command; {name} is the trial's, {version} of a library
+# Words of an error, what they mean, and the command that mends it; None: the library's own, of MENDS.
 CAUSES = (
     (r"undefined symbol|DLL load failed|mmcv\._ext|cannot import name '_C'|libtorch|libc10",
-     "its compiled part is of another torch, or missing: it has to be built against the one installed"),
+     "its compiled part is of another torch, or missing: it has to be built against the one installed", None),
     (r"numpy\.(dtype|ufunc) size changed|compiled using NumPy 1|_ARRAY_API not found|multiarray failed",
-     "something was compiled for another numpy"),
-    (r"torchvision::nms", "torchvision is not of the installed torch's build"),
-    (r"libGL\.so|libgthread|libSM\.so|libXext", "OpenCV's build for desktops misses system libraries"),
-    (r"pkg_resources", "setuptools 82 and newer have no pkg_resources"),
-    (r"GLIBCXX|GLIBC_", "it was compiled on a newer system than this one"),
-    (r"ended by signal", "a compiled part ends the process, mostly one of another torch or numpy"),
-    (r"out of memory|Killed", "the memory does not suffice"),
+     "something was compiled for another numpy",
+     "pip install --force-reinstall --no-deps pycocotools opencv-python-headless numpy"),
+    (r"torchvision::nms", "torchvision is not of the installed torch's build", None),
+    (r"libGL\.so|libgthread|libSM\.so|libXext", "OpenCV's build for desktops misses system libraries",
+     "pip uninstall -y opencv-python && pip install opencv-python-headless"),
+    (r"pkg_resources", "setuptools 82 and newer have no pkg_resources", OLDER_SETUPTOOLS),
+    (r"GLIBCXX|GLIBC_", "it was compiled on a newer system than this one", None),
+    (r"ended by signal", "a compiled part ends the process, mostly one of another torch or numpy", None),
+    (r"out of memory|Killed", "the memory does not suffice", None),
 )  # fmt: skip
 MENDS = {
     "torch": "pip install --force-reinstall torch torchvision",
     "torchvision": "pip install --force-reinstall torch torchvision",
     "backbone": "pip install --force-reinstall convnext_backbones",
     "pictures": 'pip install --force-reinstall "convnext_backbones[runs]"',
-    "mmcv": f"{REBUILD} mmcv==2.1.0",
+    "mmcv": MMCV,
     "mmdet": "pip install --force-reinstall --no-deps mmdet==3.3.0 mmengine==0.10.7",
     "mmseg": "pip install --force-reinstall --no-deps mmsegmentation==1.2.2 mmengine==0.10.7 && pip install ftfy regex",
     "detectron2": f"pip install --no-build-isolation --force-reinstall --no-deps {DETECTRON2}",
     "timm": "pip install --upgrade timm",
     "transformers": "pip install --upgrade transformers",
 }
-BY_CAUSE = {
-    "something was compiled for another numpy": "pip install --force-reinstall --no-deps pycocotools opencv-python-headless numpy",
-    "OpenCV's build for desktops misses system libraries": "pip uninstall -y opencv-python && pip install opencv-python-headless",
-    "setuptools 82 and newer have no pkg_resources": 'pip install "setuptools<82"',
-}  # fmt: skip
 NEEDED = {"mmdet": ("mmcv",), "mmseg": ("mmcv",)}  # whose failure is theirs too
 
 
@@ -229,14 +226,17 @@ def of_trial(name: str, outcome: Outcome, outcomes: Outcomes, forks: bool) -> Fi
         outcomes[other].status == "fails" for other in NEEDED.get(name, ()) if other in outcomes
     ):
         return None
-    cause = next((says for words, says in CAUSES if re.search(words, outcome.said)), None)
-    mend = BY_CAUSE.get(cause or "", MENDS[name])
+    cause, mend = next(
+        ((means, command) for words, means, command in CAUSES if re.search(words, outcome.said)),
+        (None, None),
+    )
     missing = re.match(r"needs (\w+), which", outcome.said)
     if missing and not cause:
         mend = MENDS.get(missing[1], f"pip install {missing[1]}")
-    elif forks and mend == MENDS[name] and name in ("mmcv", "mmdet", "mmseg"):
-        fork = {"mmcv": "onedl-mmcv", "mmdet": "onedl-mmdetection", "mmseg": "onedl-mmsegmentation"}
-        mend = f"pip install --no-build-isolation --force-reinstall --no-deps {fork[name]}"
+    fork = FORK_OF.get(name) if forks else None
+    if mend is None and fork:
+        mend = f"pip install --no-build-isolation --force-reinstall --no-deps {fork}"
+    mend = mend or MENDS[name]
     said = f"{name}: {outcome.said}" + (f" ({cause})" if cause else "")
     return Finding(STOPS, said, mend)
 

@@ -45,7 +45,7 @@ def try_one(name: str) -> Outcome:
             capture_output=True,
             text=True,
             timeout=SECONDS,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "CONVNEXT_BACKBONES_QUIET": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
     except subprocess.TimeoutExpired:
         return Outcome("fails", f"did not end in {SECONDS} s")
@@ -139,7 +139,7 @@ def mmdet() -> Outcome:
     sample.gt_instances = InstanceData(
         bboxes=torch.tensor([[8.0, 8.0, 40.0, 40.0]]),
         labels=torch.tensor([0]),
-        masks=BitmapMasks([_disc()], IMAGE, IMAGE),
+        masks=BitmapMasks([_square()], IMAGE, IMAGE),
     )
     return _step(model, sample)
 
@@ -160,7 +160,7 @@ def mmseg() -> Outcome:
     samples = []
     for _ in range(2):  # BatchNorm of a pooled pixel needs two
         sample = SegDataSample(metainfo=_metainfo())
-        sample.gt_sem_seg = PixelData(data=torch.from_numpy(_disc()[None]).long())
+        sample.gt_sem_seg = PixelData(data=torch.from_numpy(_square()[None]).long())
         samples.append(sample)
     return _step(model, *samples)
 
@@ -182,7 +182,7 @@ def detectron2() -> Outcome:
         (IMAGE, IMAGE),
         gt_boxes=Boxes([[8.0, 8.0, 40.0, 40.0]]),
         gt_classes=torch.tensor([0]),
-        gt_masks=BitMasks(torch.from_numpy(_disc()[None]).bool()),
+        gt_masks=BitMasks(torch.from_numpy(_square()[None]).bool()),
     )
     image = torch.randint(0, 256, (3, IMAGE, IMAGE)).float()
     with EventStorage():
@@ -234,8 +234,8 @@ def _metainfo() -> dict[str, object]:
                 scale_factor=(1.0, 1.0))  # fmt: skip
 
 
-def _disc():
-    """(IMAGE, IMAGE) uint8, 1 within a square of the box that is drawn."""
+def _square():
+    """(IMAGE, IMAGE) uint8, 1 in the box of the object."""
     import numpy as np
 
     mask = np.zeros((IMAGE, IMAGE), np.uint8)

@@ -10,8 +10,6 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
-
 from ..errors import UserError
 
 VARIABLE = "CONVNEXT_BACKBONES_MASK"
@@ -70,6 +68,8 @@ def _masked(value: str) -> frozenset[str]:
 
 @functools.cache
 def _capabilities() -> dict[str, bool]:
+    import torch  # here: doctor asks for the compiler where torch may be broken
+
     if hasattr(torch.cpu, "get_capabilities"):  # newer than torch 2.4, the oldest we take
         return dict(torch.cpu.get_capabilities())
     try:
