@@ -14,9 +14,8 @@ from ..checkpoints import framework_of_names
 from ..errors import UserError
 
 ENTRIES = ("state_dict", "model")  # MMEngine's and Detectron2's
-AVERAGES = (
-    "ema_state_dict"  # beside it, MMEngine saves the weights as trained, and in it their averages
-)
+# MMEngine's, where EMA is: it holds the weights as trained, and "state_dict" their averages.
+AVERAGES = "ema_state_dict"
 
 
 def checkpoint_file(path: str) -> str:

@@ -161,7 +161,7 @@ OPTIONAL = {"proposal_generator"}  # null where proposals come with the data
 
 def check_values(run) -> None:
     """UserError for what no run can have: no steps, no batch, another device's name, no head."""
-    if not run.WARM_UP.isupper():
+    if isinstance(run.cfg, DictConfig):
         check_parts(OmegaConf.to_container(run.cfg.model), "model")
     settings, keys = run.settings, run.KEYS
     for name, least in dict(max_iter=1, batch=1, eval_period=0, log_period=1).items():

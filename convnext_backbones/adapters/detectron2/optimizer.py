@@ -29,9 +29,8 @@ def layer_decay_groups(
 ) -> list[dict]:
     """The parameter groups of a model with one ConvNeXt or ConvNeXtV2 to train; see layer_decay.py."""
     trunks = [module for module in model.modules() if isinstance(module, Trunk)]
-    with whole_parameters(
-        model
-    ):  # what is 1-D has no weight decay, and a shard of FSDP's always is
+    # what is 1-D has no weight decay, and a shard of FSDP's always is
+    with whole_parameters(model):
         return parameter_groups(
             model.named_parameters(), trained_depths(trunks), lr=lr, weight_decay=weight_decay,
             decay_rate=decay_rate, decay_type=decay_type,

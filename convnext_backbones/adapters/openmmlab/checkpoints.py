@@ -93,13 +93,20 @@ def resuming_whole(plain):
 
     @functools.wraps(plain)
     def resume(self, filename, resume_optimizer=True, resume_param_scheduler=True, **options):
-        self._going_on = (resume_optimizer, resume_param_scheduler)
-        try:
+        with _going_on(self, resume_optimizer, resume_param_scheduler):
             return plain(self, filename, resume_optimizer, resume_param_scheduler, **options)
-        finally:
-            self._going_on = None
 
     return resume
+
+
+@contextlib.contextmanager
+def _going_on(runner, optimizer: bool, schedulers: bool) -> Iterator[None]:
+    """Inside, whoever reads a checkpoint knows what the run needs of it."""
+    runner._going_on = (optimizer, schedulers)
+    try:
+        yield
+    finally:
+        runner._going_on = None
 
 
 def loading_whole_by_strategy(plain):
@@ -127,12 +134,9 @@ def resuming_whole_by_strategy(plain):
             _check_or_fit(self, self.model, content, filename, {})
             content["state_dict"] = _unwrapped(content["state_dict"])  # DDP's, for FSDP
 
-        self._going_on = (resume_optimizer, resume_param_scheduler)
-        try:
-            with _shown_first(self, look) if _taken_whole(self) else contextlib.nullcontext():
-                return plain(self, filename, resume_optimizer, resume_param_scheduler, **options)
-        finally:
-            self._going_on = None
+        shown = _shown_first(self, look) if _taken_whole(self) else contextlib.nullcontext()
+        with _going_on(self, resume_optimizer, resume_param_scheduler), shown:
+            return plain(self, filename, resume_optimizer, resume_param_scheduler, **options)
 
     return resume
 
