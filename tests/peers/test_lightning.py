@@ -1,11 +1,10 @@
 """docs/lightning.md: its module trains, is saved and comes back."""
 
-import re
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
+from pages import python_of
 from randomness import random_images
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -13,15 +12,13 @@ from convnext_backbones import create_classifier
 from convnext_backbones.checkpoints import load_pretrained
 
 MISSING = "pytorch-lightning is not installed: pip install pytorch-lightning"
-PAGE = (Path(__file__).parents[2] / "docs" / "lightning.md").read_text()
-BLOCKS = re.findall(r"(?s)```python\n(.*?)```", PAGE)
 
 
 def test_the_module_of_the_page_learns_and_comes_back_from_its_checkpoint(tmp_path, monkeypatch):
     pl = pytest.importorskip("pytorch_lightning", reason=MISSING)
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(BLOCKS[0], names)
+    exec(python_of("lightning.md")[0], names)
     torch.manual_seed(0)
     labels = torch.arange(16) % 2
     images = random_images(16, 3, 32, 32) * 0.1 + labels[:, None, None, None]

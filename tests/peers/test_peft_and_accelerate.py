@@ -9,9 +9,9 @@ import functools
 
 import pytest
 import torch
-import transformers
 from names import share_random_weights, under_our_names
 from randomness import random_images, relative_difference
+from theirs import CLASSIFIERS, CONFIGS
 from torch import nn
 
 from convnext_backbones import ConvNeXtClassifier
@@ -19,11 +19,6 @@ from convnext_backbones.kernels import dispatch
 from convnext_backbones.network.convnext import Block
 
 DEPTHS, DIMS, RANK = [1, 2, 1, 1], [8, 16, 24, 32], 3
-CONFIGS = {1: transformers.ConvNextConfig, 2: transformers.ConvNextV2Config}
-CLASSIFIERS = {
-    1: transformers.ConvNextForImageClassification,
-    2: transformers.ConvNextV2ForImageClassification,
-}
 BOTH = pytest.mark.parametrize("version", [1, 2])
 LAYERS = {"pwconv1", "pwconv2"}
 

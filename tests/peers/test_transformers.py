@@ -4,19 +4,13 @@ import itertools
 
 import pytest
 import torch
-import transformers
 from names import share_random_weights, under_our_names
 from randomness import random_images, relative_difference
+from theirs import BACKBONES, CLASSIFIERS, CONFIGS
 
 from convnext_backbones import VARIANTS, ConvNeXt, ConvNeXtClassifier, ConvNeXtV2
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-5}
-CONFIGS = {1: transformers.ConvNextConfig, 2: transformers.ConvNextV2Config}
-CLASSIFIERS = {
-    1: transformers.ConvNextForImageClassification,
-    2: transformers.ConvNextV2ForImageClassification,
-}
-BACKBONES = {1: transformers.ConvNextBackbone, 2: transformers.ConvNextV2Backbone}
 OURS = {1: ConvNeXt, 2: ConvNeXtV2}
 SMALL = ["convnext_atto", "convnextv2_atto"]
 

@@ -10,10 +10,10 @@ import pickle
 
 import pytest
 import torch
-import transformers
 from names import share_random_weights, under_our_names
 from randomness import random_images, relative_difference
 from safetensors.torch import load_file, save_file
+from theirs import BACKBONES, CLASSIFIERS, CONFIGS
 
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier, ConvNeXtV2
 from convnext_backbones.adapters.huggingface import backbone_from_config
@@ -23,12 +23,6 @@ DEPTHS, DIMS = [1, 2, 3, 1], [8, 16, 24, 32]
 ARCH = {"depths": DEPTHS, "dims": DIMS}
 NAMES = ["stem", "stage1", "stage2", "stage3", "stage4"]
 SUBSETS = [s for length in range(1, 6) for s in itertools.combinations(range(5), length)]
-CONFIGS = {1: transformers.ConvNextConfig, 2: transformers.ConvNextV2Config}
-CLASSIFIERS = {
-    1: transformers.ConvNextForImageClassification,
-    2: transformers.ConvNextV2ForImageClassification,
-}
-BACKBONES = {1: transformers.ConvNextBackbone, 2: transformers.ConvNextV2Backbone}
 OURS = {1: ConvNeXt, 2: ConvNeXtV2}
 BOTH = pytest.mark.parametrize("version", [1, 2])
 

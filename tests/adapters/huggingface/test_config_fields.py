@@ -7,6 +7,7 @@ import torch
 import transformers
 from pictures import picture
 from randomness import random_images, randomised, relative_difference
+from theirs import CONFIGS, SMALL
 
 from convnext_backbones import ConvNeXtClassifier, create_classifier
 from convnext_backbones.adapters.huggingface import (
@@ -21,8 +22,6 @@ from convnext_backbones.errors import UserError
 from convnext_backbones.kernels import dispatch
 from convnext_backbones.network.activations import ACTIVATIONS
 
-SMALL = {"depths": [1, 2, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
-CONFIGS = {1: transformers.ConvNextConfig, 2: transformers.ConvNextV2Config}
 NAMES = {0: "cat", 1: "dog", 2: "dog"}  # two of one name, as in ImageNet
 
 

@@ -9,6 +9,7 @@ import torch
 import transformers
 from names import share_random_weights
 from randomness import random_images, relative_difference
+from theirs import BACKBONES, CLASSIFIERS, CONFIGS, SMALL
 
 from convnext_backbones import ConvNeXt, ConvNeXtV2
 from convnext_backbones.adapters.huggingface import (
@@ -21,13 +22,6 @@ from convnext_backbones.adapters.huggingface import (
 from convnext_backbones.checkpoints.huggingface_config import ONLY_UNSET
 from convnext_backbones.errors import UserError
 
-CONFIGS = {1: transformers.ConvNextConfig, 2: transformers.ConvNextV2Config}
-CLASSIFIERS = {
-    1: transformers.ConvNextForImageClassification,
-    2: transformers.ConvNextV2ForImageClassification,
-}
-BACKBONES = {1: transformers.ConvNextBackbone, 2: transformers.ConvNextV2Backbone}
-SMALL = {"depths": [1, 2, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
 NAMES = ["stem", "stage1", "stage2", "stage3", "stage4"]
 
 

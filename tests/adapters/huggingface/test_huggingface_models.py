@@ -9,6 +9,7 @@ import torch
 import transformers
 from names import under_our_names
 from randomness import random_images, random_state, relative_difference
+from theirs import SMALL
 from transformers.backbone_utils import BackboneType
 
 from convnext_backbones import create_backbone, prepare_for_inference
@@ -20,7 +21,6 @@ from convnext_backbones.adapters.huggingface import (
 )
 from convnext_backbones.errors import UserError
 
-SMALL = {"depths": [1, 2, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
 NAMES = ["stem", "stage1", "stage2", "stage3", "stage4"]
 THEIRS = {
     ("config", 1): transformers.ConvNextConfig,

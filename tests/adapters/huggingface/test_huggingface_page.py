@@ -1,20 +1,13 @@
 """docs/huggingface.md: its Python runs as it stands there, without a network, and its tables are whole."""
 
 import re
-from pathlib import Path
 
 import pytest
-import torch
 import transformers
+from pages import publish_atto, python_of, text_of
 from PIL import Image
-from randomness import randomised
 from test_huggingface_homes import HOMES, NO_HOMES
 
-from convnext_backbones import create_classifier
-from convnext_backbones.checkpoints import sources
-
-PAGE = (Path(__file__).parents[3] / "docs" / "huggingface.md").read_text()
-BLOCKS = re.findall(r"(?s)```python\n(.*?)```", PAGE)
 SMALL = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "num_labels": 3}
 
 
@@ -27,10 +20,8 @@ def place(tmp_path, monkeypatch):
     ):  # fmt: skip
         model.save_pretrained(tmp_path / "facebook" / name)
         transformers.ConvNextImageProcessor().save_pretrained(tmp_path / "facebook" / name)
-    published = randomised(create_classifier("convnextv2_atto"))
-    torch.save({"model": published.state_dict()}, tmp_path / "published.pt")
+    publish_atto(tmp_path, monkeypatch)
     Image.new("RGB", (320, 240), "sienna").save(tmp_path / "cat.png")
-    monkeypatch.setattr(sources, "download", lambda *args, **options: tmp_path / "published.pt")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -38,7 +29,7 @@ def place(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["convnext-tiny-224", "convnextv2-tiny-1k-224"])
 def test_the_blocks_run_one_after_another(place, name, capsys):
     names = {}
-    for block in BLOCKS:
+    for block in python_of("huggingface.md"):
         exec(block.replace("convnext-tiny-224", name), names)
     assert (place / "newts" / "model.safetensors").exists()
     assert type(names["again"]).__name__ == "ConvNeXtForImageClassification"
@@ -47,7 +38,7 @@ def test_the_blocks_run_one_after_another(place, name, capsys):
 
 
 def test_the_tables_name_every_model_that_loads_a_backbone():
-    rows = [line for line in PAGE.splitlines() if line.startswith("| ")]
+    rows = [line for line in text_of("huggingface.md").splitlines() if line.startswith("| ")]
     cells = {name for row in rows for name in re.split(r", | \| |\| ", row)}
     assert set(HOMES) <= cells
     assert set(NO_HOMES) <= cells

@@ -13,6 +13,7 @@ import torch
 import transformers
 from randomness import random_images, randomised, relative_difference
 from safetensors.torch import load_file, save_file
+from theirs import CLASSIFIERS, CONFIGS, SMALL
 
 from convnext_backbones import create_backbone, create_classifier
 from convnext_backbones.adapters.huggingface import (
@@ -27,12 +28,6 @@ from convnext_backbones.adapters.huggingface.card import model_card
 from convnext_backbones.checkpoints import convert_checkpoint, load_pretrained, sources
 from convnext_backbones.errors import CheckpointError, UserError
 
-SMALL = {"depths": [1, 2, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
-CONFIGS = {1: transformers.ConvNextConfig, 2: transformers.ConvNextV2Config}
-CLASSIFIERS = {
-    1: transformers.ConvNextForImageClassification,
-    2: transformers.ConvNextV2ForImageClassification,
-}
 CLASSES = [ConvNeXtModel, ConvNeXtForImageClassification, ConvNeXtBackbone]
 BOTH = pytest.mark.parametrize("version", [1, 2])
 EVERY = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
