@@ -1,6 +1,7 @@
 """Errors that a user can cause and mend: one sentence, no stack trace in the command-line tools."""
 
 import contextlib
+import errno
 import re
 import sys
 import traceback
@@ -40,12 +41,25 @@ class Stopped(KeyboardInterrupt):
         return 128 + self.signal
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # a disk, a quota, what one file may hold
+
+
+def is_full_disk(error: BaseException | None) -> bool:
+    """Whether a file could not be written for want of room."""
+    return isinstance(error, OSError) and error.errno in FULL
+
+
 def sentence_of(error: BaseException) -> str | None:
     """What a user is told of an error: its sentence, or that of the UserError which caused it, also in
     a worker process of a DataLoader, whose trace torch puts before it; None where no user caused it."""
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.filename is not None and error.strerror:
             return f"{error.filename}: {error.strerror}"
+        if is_full_disk(error):  # written by a library, as a log or an event file
+            return (
+                f"a file could not be written: {error.strerror}. Make room or choose another folder; a training "
+                "goes on with --resume"
+            )
         error = error.__cause__
     if error is None:
         return None

@@ -19,6 +19,7 @@ from .host import Host
 from .results import prediction_rows
 from .trained import checkpoint_file
 from .visualize import save_grid
+from .whole_files import logs_end_quietly
 
 SHOWN = 4  # pictures in predictions.png
 SCORE = 0.3  # the least score of an instance in them
@@ -95,7 +96,9 @@ def _work(host_name: str, args: Namespace, config) -> None:
         if host.is_main_process():
             report.print_metrics(report.metrics_of(metrics), checkpoint)
     else:
-        trained = host.train(config, resume=args.resume)
+        quiet = contextlib.nullcontext() if getattr(args, "debug", False) else logs_end_quietly()
+        with quiet:
+            trained = host.train(config, resume=args.resume)
         if host.is_main_process():
             finish(host, config, trained)
     leave_group()

@@ -192,8 +192,11 @@ class Track:
         if run.ended:
             return
         if mishap == "a full disk":
-            with self._no_room(run):
-                if not run.wait(soak.patience):
+            until = time.monotonic() + soak.patience
+            with self._no_room(run) as fill:
+                while not run.wait(POLL) and time.monotonic() < until:
+                    fill()  # it may have deleted what it had replaced
+                if not run.ended:
                     self._hang(run, "with a full disk")
             return
         if "save" in mishap:
@@ -227,18 +230,24 @@ class Track:
         run.wait(self.soak.patience)
 
     @contextlib.contextmanager
-    def _no_room(self, run: "Run") -> Iterator[None]:
-        """Inside, the run's disk holds less than half a checkpoint more; a run that is limited knows already."""
+    def _no_room(self, run: "Run") -> Iterator[Callable[[], None]]:
+        """Inside, the run's disk holds less than half a checkpoint more, and again once what is given is called; a
+        run that is limited knows already."""
         filler = self.folder / "filler"
         run.by_itself = False
-        if not run.limited:
-            largest = max((f.stat().st_size for f in self.folder.glob("*.pth")), default=2**20)
-            with filler.open("wb") as file:
+        largest = max((f.stat().st_size for f in self.folder.glob("*.pth")), default=2**20)
+
+        def fill() -> None:
+            if run.limited:
+                return
+            with filler.open("ab") as file:
                 while (free := shutil.disk_usage(self.folder).free) > largest // 2:
                     file.write(bytes(min(2**20, free)))
                     file.flush()
+
         try:
-            yield
+            fill()
+            yield fill
         finally:
             filler.unlink(missing_ok=True)
 

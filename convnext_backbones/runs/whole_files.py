@@ -12,13 +12,15 @@ import itertools
 import logging
 import os
 import shutil
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, UserError
+from ..errors import CheckpointError, UserError, is_full_disk
 
 try:
     import fcntl
@@ -130,6 +132,28 @@ def _unwritable(path: Path, error: OSError) -> UserError:
         f"{path} could not be written: {error.strerror or error}. What was there before is untouched; make "
         "room or choose another folder"
     )
+
+
+# ---- logs ----------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def logs_end_quietly() -> Iterator[None]:
+    """Inside, neither Python's logging nor a thread that writes event files prints a stack trace where the disk
+    is full: what the run itself fails to write says so."""
+    of_threads, of_handlers = threading.excepthook, logging.Handler.handleError
+
+    def thread_ended(args) -> None:
+        if not is_full_disk(args.exc_value):
+            of_threads(args)
+
+    def not_logged(handler, record) -> None:
+        if not is_full_disk(sys.exc_info()[1]):
+            of_handlers(handler, record)
+
+    threading.excepthook, logging.Handler.handleError = thread_ended, not_logged
+    try:
+        yield
+    finally:
+        threading.excepthook, logging.Handler.handleError = of_threads, of_handlers
 
 
 # ---- room ----------------------------------------------------------------------------------------

@@ -1,17 +1,20 @@
 """Files are whole or not there, whatever ends the writing."""
 
+import errno
+import logging
 import os
 import random
 import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 import torch
 
-from convnext_backbones.errors import CheckpointError, UserError
+from convnext_backbones.errors import CheckpointError, UserError, sentence_of
 from convnext_backbones.runs import whole_files
 from convnext_backbones.runs.whole_files import (
     UNFINISHED,
@@ -213,3 +216,37 @@ def test_a_killed_save_loses_nothing(tmp_path):
     assert (content["x"] == content["k"]).all()
     remove_unfinished(tmp_path)
     assert names(tmp_path) == ["a.pth"]
+
+
+# ---- logs on a full disk -------------------------------------------------------------------------
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Writer(logging.Handler):
+    """Of a log whose file cannot be written."""
+
+    def __init__(self, error: OSError):
+        super().__init__()
+        self.error = error
+
+    def emit(self, record) -> None:
+        try:
+            raise self.error
+        except OSError:
+            self.handleError(record)
+
+
+@pytest.mark.parametrize(("error", "says"), [(FULL, False), (OSError(errno.EIO, "broken"), True)])
+def test_a_log_on_a_full_disk_prints_no_trace_and_any_other_does(error, says, capsys, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # pytest has its own
+    hooks = threading.excepthook, logging.Handler.handleError
+    with whole_files.logs_end_quietly():
+        Writer(error).handle(logging.makeLogRecord({"msg": "step 1"}))
+        threading.excepthook(threading.ExceptHookArgs((type(error), error, None, None)))
+    assert ("broken" in capsys.readouterr().err) == says
+    assert (threading.excepthook, logging.Handler.handleError) == hooks
+
+
+def test_a_full_disk_is_a_sentence_whoever_was_writing():
+    assert "No space left on device. Make room" in sentence_of(FULL)
+    assert sentence_of(OSError(errno.EIO, "broken")) is None
