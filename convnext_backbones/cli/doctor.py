@@ -62,7 +62,8 @@ def _print(facts, outcomes, found, works) -> None:
         say = Console(soft_wrap=True, highlight=False).print
     except ImportError:
         say = _plain
-    from ..doctor.facts import GIB, TOLD, normal
+    from ..doctor.facts import GIB
+    from ..runs.machine import TOLD, normal
 
     told = {name: facts.versions.get(normal(name)) for name in TOLD}
     say(f"[bold]machine[/]    {facts.platform}, Python {facts.python} in {facts.prefix}")

@@ -1,7 +1,6 @@
 """What this machine and environment have, without importing a framework."""
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -12,16 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..kernels.processor import cxx_compiler
+from ..runs.machine import installed, memory, normal, processor
 
-# Names in a registry whose versions are told, in the order of the table.
-TOLD = (
-    *("convnext_backbones", "torch", "torchvision", "triton", "numpy", "setuptools"),
-    *("mmengine", "mmcv", "mmdet", "mmsegmentation", "mmpretrain"),
-    *("onedl-mmengine", "onedl-mmcv", "onedl-mmdetection", "onedl-mmsegmentation"),
-    *("mmcv-lite", "mmcv-full", "detectron2", "omegaconf", "hydra-core", "fvcore"),
-    *("opencv-python", "opencv-python-headless", "opencv-contrib-python", "pycocotools"),
-    *("timm", "transformers", "keras", "tensorflow", "safetensors", "supervision"),
-)
 GIB = 1 << 30
 
 
@@ -52,58 +43,27 @@ class Facts:
         return asdict(self)
 
 
-def normal(name: str) -> str:
-    """As registries compare names."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def numbers(version: str) -> tuple[int, ...]:
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
 def read_facts() -> Facts:
-    versions, requires = {}, {}
-    for distribution in importlib.metadata.distributions():
-        name = normal(distribution.metadata["Name"] or "")
-        if name and name not in versions:  # the first on the path is the one that is imported
-            versions[name] = distribution.version
-            if name in ("torchvision", "mmdet", "mmsegmentation"):
-                requires[name] = distribution.requires or []
-    model, instructions = _processor()
+    packages = installed()
+    asking = [name for name in ("torchvision", "mmdet", "mmsegmentation") if name in packages]
+    model, instructions = processor()
     return Facts(
         python=platform.python_version(),
         platform=platform.platform(),
         prefix=sys.prefix,
-        versions=versions,
-        requires=requires,
+        versions={name: package.version for name, package in packages.items()},
+        requires={name: packages[name].requires or [] for name in asking},
         processor=model,
         instructions=instructions,
         compiler=cxx_compiler(),
-        memory=_memory(),
+        memory=memory(),
         free={str(folder): _free(folder) for folder in _written()},
     )
-
-
-def _processor() -> tuple[str, list[str]]:
-    """Its name, and which of the instruction sets that matter here it has."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine(), []
-    entries = dict(
-        [part.strip() for part in line.split(":", 1)] for line in reversed(lines) if ":" in line
-    )
-    words = entries.get("flags", entries.get("Features", "")).split()
-    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd")
-    return entries.get("model name", platform.machine()), [w for w in wanted if w in words]
-
-
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError, AttributeError):
-        return None
 
 
 def _written() -> list[Path]:
