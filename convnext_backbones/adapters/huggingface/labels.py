@@ -6,6 +6,7 @@ from torch import Tensor
 from ...errors import UserError
 
 LEFT_OUT = -100  # a class number that the cross-entropy leaves out
+PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 
 
 def check_labels(labels: Tensor, logits: Tensor, problem_type: str | None) -> None:
@@ -16,6 +17,11 @@ def check_labels(labels: Tensor, logits: Tensor, problem_type: str | None) -> No
     Raises:
         UserError: what came, and what the kind of problem takes.
     """
+    if problem_type not in (None, *PROBLEMS):
+        raise UserError(
+            f"config.problem_type={problem_type!r} names no loss; valid: None, by the labels, or "
+            f"{', '.join(map(repr, PROBLEMS))}"
+        )
     if not isinstance(labels, Tensor):
         raise UserError(
             f"labels must be a tensor, got a {type(labels).__name__}; write torch.tensor(labels)"
@@ -32,9 +38,10 @@ def check_labels(labels: Tensor, logits: Tensor, problem_type: str | None) -> No
         of_one = kind == "regression" and shape == 1 and labels.numel() == count
         fits = labels.is_floating_point() and (of_one or labels.shape == logits.shape)
     if not fits:
+        values = f", from {labels.min().item():g} to {labels.max().item():g}" if labels.numel() else ""
         raise UserError(
             f"the labels of a problem of {kind} are {expected}; got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}. Change them, or config.problem_type={problem_type!r}"
+            f"{tuple(labels.shape)}{values}. Change them, or config.problem_type={problem_type!r}"
         )
 
 

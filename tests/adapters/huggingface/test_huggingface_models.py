@@ -157,7 +157,8 @@ def test_losses_of_all_kinds_of_problems_are_those_of_transformers(version, fiel
     [
         ({}, [0, 1, 2], "labels must be a tensor, got a list"),
         ({}, torch.tensor([0, 1]), r"single_label_classification are 3 class numbers from 0 to 4"),
-        ({}, torch.tensor([0, 1, 5]), "from 0 to 4"),
+        ({}, torch.tensor([0, 1, 5]), r"from 0 to 4, .* of shape \(3,\), from 0 to 5"),
+        ({"problem_type": "clasification"}, torch.tensor([0, 1, 2]), "'clasification' names no loss; valid: None"),
         ({}, torch.tensor([0.0, 1, 2]), r"multi_label_classification are floats of shape \(3, 5\)"),
         ({"problem_type": "multi_label_classification"}, torch.tensor([0, 1, 2]), "problem_type='multi"),
         ({"problem_type": "regression"}, torch.ones(5, 3), r"regression are floats of shape \(3, 5\)"),
