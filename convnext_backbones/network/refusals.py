@@ -152,7 +152,7 @@ _ELSEWHERE = {
     "freeze_at": "write frozen_stages=k - 1 for freeze_at=k > 1; a backbone has it",
     "layer_norm_eps": "leave it out: the norms of a backbone have eps 1e-6",
     "norm_eps": "leave it out: the norms of a backbone have eps 1e-6",
-    "use_grn": "leave it out: GRN is what ConvNeXtV2 has and ConvNeXt has not",
+    "use_grn": "leave it out: GRN is what ConvNeXtV2 has and ConvNeXt has not; name the one you want",
     "gap_before_final_norm": "leave it out: a dense backbone returns maps",
     "linear_pw_conv": "leave it out: pointwise layers are always linear",
     "norm_cfg": "leave it out: the norm is LayerNorm with eps 1e-6, dict(type='LN2d', eps=1e-6)",

@@ -69,8 +69,13 @@ def adopt_backbones(cfg: Config) -> list[str]:
     imports = (cfg.get("custom_imports") or {}).get("imports") or []
     imports = [imports] if isinstance(imports, str) else list(imports)
     needless = [name for name in imports if name.split(".")[0] in ("mmpretrain", "mmcls")]
-    if lines and needless and not any(find_spec(name.split(".")[0]) for name in needless):
+    others = [node["type"] for _, node in walk(cfg.get("model") or {}, "model")
+              if str(node.get("type")).startswith(("mmpretrain.", "mmcls."))]  # fmt: skip
+    if needless and not others and not any(find_spec(name.split(".")[0]) for name in needless):
         cfg.custom_imports = dict(imports=[name for name in imports if name not in needless])
+        lines.append(
+            f"custom_imports: {', '.join(needless)} left out: it is not here, and nothing in the model is its"
+        )
     return lines
 
 

@@ -280,8 +280,9 @@ def _from_scratch(cfg, batch: int) -> list[str]:
     """What both tasks need when nothing is pretrained and one process loads the data."""
     cfg.model.backbone.update(init_cfg=None, drop_path_rate=0.0)
     cfg.optim_wrapper.optimizer.lr = sample.LR
-    cfg.optim_wrapper.paramwise_cfg.update(decay_rate=1.0)
-    cfg.optim_wrapper.paramwise_cfg.custom_keys = {}  # update() would merge and leave them
+    if groups := cfg.optim_wrapper.get("paramwise_cfg"):  # a config of the user's own may have none
+        groups.update(decay_rate=1.0)
+        groups.custom_keys = {}  # update() would merge and leave them
     for loader in ("train", "val", "test"):
         cfg[f"{loader}_dataloader"].update(num_workers=0, persistent_workers=False)
     cfg.train_dataloader.batch_size = batch

@@ -257,6 +257,22 @@ def test_mmpretrains_convnext_is_read_as_ours_where_mmpretrain_is_not_installed(
     assert built.backbone.norm0.normalized_shape == (96,)
 
 
+def test_an_import_of_mmpretrain_that_nothing_needs_is_left_out_and_named(
+    here, capsys, monkeypatch
+):
+    monkeypatch.setattr(config_mistakes, "find_spec", lambda name: None)
+    cfg = read(mine(SEMANTIC, PASTED.replace("mmpretrain.ConvNeXt", "ConvNeXt")))
+    assert cfg.custom_imports.imports == []
+    assert "custom_imports: mmpretrain.models left out" in capsys.readouterr().out
+
+
+def test_what_else_of_mmpretrain_a_config_names_is_imported_and_not_found(here, monkeypatch):
+    monkeypatch.setattr(config_mistakes, "find_spec", lambda name: None)
+    other = 'model["decode_head"]["type"] = "mmpretrain.LinearHead"'
+    with pytest.raises(UserError, match=r"Failed to import mmpretrain\.models"):
+        read(mine(SEMANTIC, PASTED + other))
+
+
 # ---- the schedule --------------------------------------------------------------------------------
 def test_what_lies_beyond_a_run_is_told():
     cfg = run.load_config(MASKS)
