@@ -33,6 +33,11 @@ REQUIREMENTS = ROOT / "requirements"
 NEEDED_GIB = 9
 VENVS = {"classic": ".venv", "onedl": ".venv-onedl", "keras": ".venv-keras"}
 WITHOUT_OPENMMLAB = ("keras",)
+PINS = {  # the files of requirements/ after build.txt
+    "classic": ("common", "classic", "docs"),
+    "onedl": ("common", "onedl"),
+    "keras": ("common", "keras"),
+}
 TRIED = {  # the imports that end a set-up
     "classic": "mmcv.ops, mmdet.models, mmseg.models, timm, transformers",
     "onedl": "mmcv.ops, mmdet.models, mmseg.models, timm, transformers",
@@ -141,7 +146,7 @@ def find_detectron2():
 def wanted_stamp(lane, detectron2):
     """A text that changes when the environment has to be made again."""
     digest = hashlib.sha256()
-    pins = ("build", "common", lane, *(["detectron2"] if detectron2 else []))
+    pins = ("build", *PINS[lane], *(["detectron2"] if detectron2 else []))
     for file in [
         *(REQUIREMENTS / f"{name}.txt" for name in pins),
         Path(__file__),
@@ -272,8 +277,8 @@ def make_environment(environment, detectron2):
         install_mmcv(environment)
     done = step("the other packages", "40 s")
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as rest:
-        for file in ("common.txt", f"{environment.lane}.txt"):
-            text = (REQUIREMENTS / file).read_text()
+        for file in PINS[environment.lane]:
+            text = (REQUIREMENTS / f"{file}.txt").read_text()
             rest.write(re.sub(r"^(onedl-)?mmcv==.*$", "", text, flags=re.MULTILINE))
         rest.flush()
         environment.pip("install", "--no-deps", "--no-build-isolation", "-r", rest.name)
