@@ -38,7 +38,9 @@ def check_labels(labels: Tensor, logits: Tensor, problem_type: str | None) -> No
         of_one = kind == "regression" and shape == 1 and labels.numel() == count
         fits = labels.is_floating_point() and (of_one or labels.shape == logits.shape)
     if not fits:
-        values = f", from {labels.min().item():g} to {labels.max().item():g}" if labels.numel() else ""
+        values = (
+            f", from {labels.min().item():g} to {labels.max().item():g}" if labels.numel() else ""
+        )
         raise UserError(
             f"the labels of a problem of {kind} are {expected}; got {labels.dtype} of shape "
             f"{tuple(labels.shape)}{values}. Change them, or config.problem_type={problem_type!r}"
