@@ -35,8 +35,9 @@ ROOMS = {
     "recipes/layer_decay": "errors network/wrappers",
     "recipes": "network/variants recipes/layer_decay",
     "recipes/writers": "checkpoints jinja2 network/variants recipes",
-    "create": "checkpoints network network/variants",
+    "create": "checkpoints errors network network/variants",
     "data": "checkpoints defusedxml errors jinja2 network/variants numpy PIL recipes recipes/writers supervision tqdm yaml",
+    "pretraining": "checkpoints errors network network/refusals torch",
     "runs": "checkpoints cv2 data errors filelock matplotlib network network/wrappers numpy PIL pycocotools rich shapely torch torchvision tqdm",
     "lab": "checkpoints create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision tqdm transformers triton",

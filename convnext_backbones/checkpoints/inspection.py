@@ -106,6 +106,8 @@ def inspect_content(
     content: Mapping, located: Located, *, prefix: str | None = None, section: str | None = None
 ) -> Inspected:
     """As inspect_checkpoint, for what was read from a file already."""
+    prefix = located.options.get("prefix") if prefix is None else prefix
+    section = located.options.get("section") if section is None else section
     sections = sections_of(content)
     if section is not None:
         sections = [s for s in sections if section in (s.place, s.place.split(".")[0])]

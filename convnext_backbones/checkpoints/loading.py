@@ -16,22 +16,23 @@ from ..network.convnext import Trunk
 from .class_names import names_of
 from .huggingface_config import OF_TRANSFORMERS, activation_beside
 from .inspection import Inspected, describe, inspect_checkpoint
+from .stem import RGB, STEM, STEMS, check_stem, fit_stem
 
 OUTPUT_NORM = re.compile(r"norm(\d+|_stem)\.(weight|bias)$")
 OWN = ("stages", "downsample_layers", "backbone", "encoder", "visual")
-STEM = "downsample_layers.0.0"
 LAYER_SCALE = re.compile(r"stages\.\d+\.\d+\.gamma$")
 CLASSIFIER = re.compile(r"(norm|head)\.(weight|bias)$")
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What load_pretrained did; str() is the verdict in three lines.
+    """What load_pretrained did; str() is the verdict in three lines, four where a layer was adapted.
 
     layout, recognised: how the file names its parameters, and which network it holds. loaded,
     reinitialised: the model's parameters that came from the file, and those that stay as they were
     initialised, on purpose. dropped: the file's names that the model has no use for. share: loaded
     bytes over all bytes of the model's parameters. licence: of the weights, where it is known.
+    adapted: which of the loaded was made out of the file's, and how, in words.
     """
 
     source: str
@@ -43,6 +44,7 @@ class LoadReport:
     share: float
     licence: str | None = None
     other_sections: tuple[str, ...] = ()
+    adapted: str | None = None
 
     @property
     def non_commercial(self) -> bool:
@@ -54,12 +56,13 @@ class LoadReport:
         licence = f"; licence {self.licence}" if self.licence else ""
         licence += ", not for commercial use" if self.non_commercial else ""
         also = f"; not taken: {', '.join(self.other_sections)}" if self.other_sections else ""
+        adapted = f"\n  adapted: {self.adapted}" if self.adapted else ""
         return (
             f"pretrained weights: {self.source} is {self.recognised} "
             f"({self.layout} names{licence})\n"
             f"  loaded: {len(self.loaded)} of {len(self.loaded) + len(self.reinitialised)} "
             f"parameters, {_percent(self.share)} of the model's bytes; {new}\n"
-            f"  not needed from the file: {_groups(self.dropped) or 'nothing'}{also}"
+            f"  not needed from the file: {_groups(self.dropped) or 'nothing'}{also}{adapted}"
         )
 
 
@@ -69,6 +72,7 @@ def load_pretrained(
     *,
     prefix: str | None = None,
     section: str | None = None,
+    stem: str | None = None,
     allow_random: Iterable[str] = (),
     last_norm_from_classifier: bool = False,
 ) -> LoadReport:
@@ -80,22 +84,28 @@ def load_pretrained(
 
     Args:
         model: a ConvNeXt, ConvNeXtV2 or ConvNeXtClassifier.
-        source: a file, a Hugging Face folder, a URL, or a name of the catalogue.
+        source: a file, a Hugging Face folder, a URL, or a name of the catalogue. The next three options may
+            follow it: "weights.pth?section=model_ema&stem=mean".
         prefix: take only the file's names with this prefix; see inspect_checkpoint.
         section: take this entry of the file, e.g. "model_ema".
+        stem: how the first layer is made out of one for RGB images where the model takes other channels:
+            "repeat" (as timm's in_chans), "mean" or "first", see stem.STEMS; None: that is refused.
         allow_random: modules or parameters that may stay as initialised, e.g.
-            ("downsample_layers.0.0",) for images of four channels.
+            ("downsample_layers.0.0",) for a first layer of other patches.
         last_norm_from_classifier: give the last stage's output norm the classifier's final norm.
 
     Raises:
+        UserError: another stem.
         CheckpointError: unreadable, another network, a name or shape without a counterpart, or a
             parameter of the model that would stay random. The model is as it was.
     """
     _check_model(model)
+    check_stem(stem)
     file = inspect_checkpoint(source, prefix=prefix, section=section)
     return load_inspected(
         model,
         file,
+        stem=stem,
         allow_random=allow_random,
         last_norm_from_classifier=last_norm_from_classifier,
     )
@@ -105,6 +115,7 @@ def load_inspected(
     model: Trunk,
     file: Inspected,
     *,
+    stem: str | None = None,
     allow_random: Iterable[str] = (),
     last_norm_from_classifier: bool = False,
 ) -> LoadReport:
@@ -113,6 +124,7 @@ def load_inspected(
     loaded, report = judge_inspected(
         model,
         file,
+        stem=stem,
         allow_random=allow_random,
         last_norm_from_classifier=last_norm_from_classifier,
     )
@@ -127,12 +139,14 @@ def judge_inspected(
     model: Trunk,
     file: Inspected,
     *,
+    stem: str | None = None,
     allow_random: Iterable[str] = (),
     last_norm_from_classifier: bool = False,
 ) -> tuple[dict[str, Tensor], LoadReport]:
     """What load_inspected would load, and its verdict; the model, which may be on the meta device,
     is left as it is."""
-    plan = _plan(model, file, tuple(allow_random), last_norm_from_classifier)
+    stem = file.located.options.get("stem") if stem is None else stem
+    plan = _plan(model, file, tuple(allow_random), last_norm_from_classifier, stem)
     _judge(plan, model, file)
     report = LoadReport(
         source=file.source,
@@ -145,6 +159,7 @@ def judge_inspected(
         / max(_bytes(plan.wanted.values()), 1),
         licence=file.located.weights.licence if file.located.weights else None,
         other_sections=file.other_sections,
+        adapted=plan.adapted,
     )
     return plan.loaded, report
 
@@ -154,7 +169,7 @@ class Plan(NamedTuple):
 
     wanted: the model's parameters. state: the file's, under our names. allowed: what may stay as
     initialised. loaded: our names to what they get. dropped: the file's names that the model has no
-    use for. misfits: a sentence for each of the file's parameters that does not fit.
+    use for. misfits: a sentence for each of the file's parameters that does not fit. adapted: see LoadReport.
     """
 
     wanted: dict[str, nn.Parameter]
@@ -163,18 +178,24 @@ class Plan(NamedTuple):
     loaded: dict[str, Tensor]
     dropped: list[str]
     misfits: list[str]
+    adapted: str | None
 
     @property
     def reinitialised(self) -> list[str]:
         return [name for name in self.wanted if name not in self.loaded]
 
 
-def _plan(model: Trunk, file: Inspected, allowed: tuple[str, ...], last_norm: bool) -> Plan:
+def _plan(
+    model: Trunk, file: Inspected, allowed: tuple[str, ...], last_norm: bool, stem: str | None
+) -> Plan:
     """Sort the file's parameters; nothing is changed."""
     wanted = dict(model.named_parameters())
     state = dict(file.state)
     if last_norm:
         _copy_final_norm(model, state, wanted, file.source)
+    kernels, adapted = f"{STEM}.weight", None
+    if stem is not None and kernels in state:
+        state[kernels], adapted = fit_stem(state[kernels], wanted[kernels], stem, file.source)
     loaded, dropped = {}, [*file.outside, *file.dropped]
     misfits = [f"{name} has no place in the model" for name in file.unknown]
     for name, value in state.items():
@@ -192,7 +213,7 @@ def _plan(model: Trunk, file: Inspected, allowed: tuple[str, ...], last_norm: bo
             misfits.append(f"{theirs} holds NaN or infinite numbers")
         else:
             loaded[name] = value
-    return Plan(wanted, state, allowed, loaded, dropped, misfits)
+    return Plan(wanted, state, allowed, loaded, dropped, misfits, adapted)
 
 
 def _judge(plan: Plan, model: Trunk, file: Inspected) -> None:
@@ -239,6 +260,12 @@ def _way_on(plan: Plan) -> str:
             f"build the model so, or let that layer start at random with load_pretrained(model, "
             f'source, allow_random=("{STEM}",))'
         )
+        if theirs.shape[1] == RGB != ours.shape[1] and theirs.shape[2:] == ours.shape[2:]:
+            others = " or ".join(map(repr, list(STEMS)[1:]))
+            ways.append(
+                f"or make that layer out of the file's with stem='repeat' (or {others}), as an option or "
+                "after its name: FILE?stem=repeat"
+            )
     with_scale = [any(LAYER_SCALE.match(n) for n in names) for names in (plan.state, plan.wanted)]
     if with_scale == [False, True]:
         ways.append("the file has no layer scale: build with layer_scale_init_value=None")

@@ -11,20 +11,20 @@ from argparse import Namespace
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints import CheckpointError, framework_of_names, whole_model, with_our_names
+from ..checkpoints import CheckpointError, framework_of_names, sources, whole_model, with_our_names
 from ..checkpoints.inspection import describe
 from ..checkpoints.loading import OUTPUT_NORM, not_needed
 from ..checkpoints.sources import locate
+from ..checkpoints.stem import STEM, fit_stem
 from ..errors import UserError
 from ..network.convnext import Trunk
 from ..network.wrappers import name_in_state_dict
 
-OPTIONS = {"prefix", "section", "keep_classes"}
+OPTIONS = (*sources.OPTIONS, "keep_classes")
 
 # Layers whose outputs are the classes', by the hosts' names, where shapes do not tell: of heads that keep no
 # count of classes, and where both models have as many.
@@ -74,21 +74,18 @@ def weights_of(args: Namespace) -> str | None:
 
 
 def split_options(path: str) -> tuple[str, dict[str, str]]:
-    """`file.pth?section=model_ema` to "file.pth" and its options; URLs keep their own queries.
+    """As checkpoints' own, with keep_classes.
 
-    prefix, section: as load_pretrained's, for the ConvNeXt alone or an entry. keep_classes: rows of the
-    heads for classes that both have. An unknown option is part of a name, for there are such files.
+    prefix, section, stem: as load_pretrained's, for the ConvNeXt alone or an entry. keep_classes: rows of
+    the heads for classes that both have.
     """
-    file, _, query = path.rpartition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    if file and options and options.keys() <= OPTIONS:
-        keep = options.get("keep_classes", "true").lower()
-        if keep not in ("true", "false", "1", "0", ""):
-            raise UserError(f"{path}: keep_classes is true or false")
-        if keep in ("false", "0"):
-            del options["keep_classes"]
-        return file, options
-    return path, {}
+    file, options = sources.split_options(path, OPTIONS)
+    keep = options.get("keep_classes", "true").lower()
+    if keep not in ("true", "false", "1", "0", ""):
+        raise UserError(f"{path}: keep_classes is true or false")
+    if keep in ("false", "0"):
+        del options["keep_classes"]
+    return file, options
 
 
 # ---- another run's weights -----------------------------------------------------------------------
@@ -124,6 +121,7 @@ def fit_whole(
     alone: str,
     *,
     section: str | None = None,
+    stem: str | None = None,
     keep_classes: bool = False,
     names: Sequence[str] = (),
     names_in_file: Sequence[str] = (),
@@ -137,6 +135,7 @@ def fit_whole(
         source: what to call it in messages.
         alone: what to write for the file's ConvNeXt alone; ends the refusals.
         section: see whole_model.
+        stem: see load_pretrained.
         keep_classes: give the classes that both have by name the rows that the file has for them.
         names: of the model's classes, in its order.
         names_in_file: of the file's.
@@ -164,6 +163,10 @@ def fit_whole(
     notes = [f"its ConvNeXt had {', '.join(foreign)} names"] if foreign else []
     for start, trunk in prefixes.items():
         compare_networks(state, start, trunk, source)
+        name, parameter = f"{start}{STEM}.weight", wanted.get(f"{start}{STEM}.weight")
+        if stem and name in state and parameter is not None:
+            state[name], said = fit_stem(state[name], parameter, stem, source)
+            notes += [f"adapted: {said}"] if said else []
     problems, new, left = _compare_names(state, wanted, prefixes)
     shared = [n for n in wanted if n in state]
     classes = _Classes(model, names_in_file)

@@ -8,8 +8,9 @@ DefaultPredictor need no change.
 A file of a whole model goes to the whole model, but for what counts its classes (runs/fine_tuning.py); a
 run's own, on resuming, all of it (runs/resuming.py). A file of a ConvNeXt alone is pretraining weights and
 goes to the ConvNeXt through load_pretrained. `FILE?prefix=backbone.bottom_up` takes the ConvNeXt alone out
-of a file, `FILE?section=model_ema` an entry of it, `FILE?keep_classes=true` the heads' rows of the classes
-that both have by name, where the checkpointer knows this run's (ClassNames).
+of a file, `FILE?section=model_ema` an entry of it, `FILE?stem=mean` its RGB stem for other channels
+(checkpoints/stem.py), `FILE?keep_classes=true` the heads' rows of the classes that both have by name,
+where the checkpointer knows this run's (ClassNames).
 """
 
 import logging
@@ -20,7 +21,7 @@ from detectron2.utils.file_io import PathManager
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ...checkpoints import CheckpointError, load_pretrained, read_checkpoint, whole_model
+from ...checkpoints import CheckpointError, load_pretrained, read_checkpoint, sources, whole_model
 from ...network.convnext import Trunk
 from ...network.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from ...network.wrappers import unwrapped
@@ -73,6 +74,7 @@ def load_weights(
         model, content, file,
         f"For its ConvNeXt alone write {file}?prefix={_prefix_in(content, next(iter(backbones)))}",
         section=options.get("section"),
+        stem=options.get("stem"),
         keep_classes="keep_classes" in options,
         names=getattr(self.checkpointables.get(CLASSES), "names", ()),
         names_in_file=_names_of(content),
@@ -96,7 +98,7 @@ def load_weights(
 def _load_backbones(
     model: nn.Module, backbones: Mapping[str, Trunk], file: str, options: Mapping[str, str]
 ) -> dict:
-    chosen = {key: value for key, value in options.items() if key in ("prefix", "section")}
+    chosen = {key: value for key, value in options.items() if key in sources.OPTIONS}
     for backbone in backbones.values():
         LOGGER.info(str(load_pretrained(backbone, file, **chosen)))
     _warn_of_other_pixels(model)

@@ -39,22 +39,29 @@ _PARAMETERS = {
 
 
 def load_pretrained(
-    model, source: str | Path, *, prefix: str | None = None, section: str | None = None
+    model,
+    source: str | Path,
+    *,
+    prefix: str | None = None,
+    section: str | None = None,
+    stem: str | None = None,
 ) -> LoadReport:
     """Load a checkpoint of any layout, all of it or nothing, as checkpoints.load_pretrained, and log its
     verdict.
 
     Args:
         model: a KerasConvNeXt, KerasConvNeXtModel or KerasConvNeXtClassifier.
-        source, prefix, section: as there.
+        source, prefix, section, stem: as there.
 
     Raises:
         CheckpointError: as there, or another activation than GELU beside it; the model is as it was.
     """
-    return load_inspected(model, inspect_checkpoint(source, prefix=prefix, section=section))
+    return load_inspected(
+        model, inspect_checkpoint(source, prefix=prefix, section=section), stem=stem
+    )
 
 
-def load_inspected(model, file: Inspected) -> LoadReport:
+def load_inspected(model, file: Inspected, *, stem: str | None = None) -> LoadReport:
     """As load_pretrained, from a checkpoint that was read and inspected already."""
     activation = activation_beside(file.located.path)
     if activation not in (None, "gelu", "gelu_python"):
@@ -62,7 +69,9 @@ def load_inspected(model, file: Inspected) -> LoadReport:
             f"{file.source}: its config.json says hidden_act={activation!r}, and the Keras networks have the "
             "exact GELU alone; create_backbone and create_classifier take it in PyTorch"
         )
-    values, report = judge_inspected(torch_twin(model.torch_class, model.options()), file)
+    values, report = judge_inspected(
+        torch_twin(model.torch_class, model.options()), file, stem=stem
+    )
     variables = {name: (variable, axes) for name, variable, axes in _named(model)}
     for name, value in values.items():
         variable, axes = variables[name]

@@ -29,7 +29,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader, FlexibleRunner, Runner
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
 
-from ...checkpoints import load_pretrained, read_checkpoint
+from ...checkpoints import load_pretrained, read_checkpoint, sources
 from ...errors import CheckpointError
 from ...network.convnext import Trunk
 from ...network.sharding import is_sharded, whole_parameters, whole_state_dicts
@@ -203,7 +203,7 @@ def _check_or_fit(
                 raise CheckpointError(
                     f"{file}: gives a ConvNeXt alone, which is loaded before FSDP shards the model. {ALONE.format(file=file)}"
                 )
-            chosen = {k: v for k, v in options.items() if k in ("prefix", "section")}
+            chosen = {k: v for k, v in options.items() if k in sources.OPTIONS}
             for trunk in _trunks(model):
                 _tell(runner, f"load_from: {file} holds a ConvNeXt alone, taken as pretrained= is")
                 _tell(runner, str(load_pretrained(trunk, file, **chosen)))
@@ -275,7 +275,7 @@ def _fit(
     meta = (meta if isinstance(meta, Mapping) else {}).get("dataset_meta")
     keep = "keep_classes" in options
     fitted = fit_whole(
-        model, content, file, ALONE.format(file=file), section=options.get("section"),
+        model, content, file, ALONE.format(file=file), section=options.get("section"), stem=options.get("stem"),
         keep_classes=keep, names=_own_classes(runner), names_in_file=_classes_of(meta),
     )  # fmt: skip
     if fitted is None:

@@ -2,18 +2,16 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from os import PathLike
 
 import torch
 from timm.layers import SelectAdaptivePool2d
 from timm.models._features import feature_take_indices
-from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 
 from ...checkpoints import LoadReport
 from ...checkpoints.inspection import inspect_checkpoint
-from ...checkpoints.loading import STEM, load_inspected
+from ...checkpoints.loading import load_inspected
 from ...errors import UserError
 from ...network.classifier import ConvNeXtClassifier
 from ...network.variants import nearest
@@ -207,11 +205,7 @@ class TimmConvNeXt(ConvNeXtClassifier):
         """Load a file or a name of the catalogue, as checkpoints.load_pretrained does; for other than three
         channels timm's rule makes the first layer out of the file's."""
         file = inspect_checkpoint(source)
-        stem = file.state.get(f"{STEM}.weight")
-        if stem is not None and stem.dim() == 4 and stem.shape[1] == 3 != self.in_chans:
-            adapted = adapt_input_conv(self.in_chans, stem)
-            file = replace(file, state=file.state | {f"{STEM}.weight": adapted})
-        report = load_inspected(self, file)
+        report = load_inspected(self, file, stem=file.located.options.get("stem", "repeat"))
         logger.log(logging.WARNING if report.non_commercial else logging.INFO, "%s", report)
         return report
 
