@@ -30,6 +30,7 @@ ROOMS = {
     "kernels": (),
     "checkpoints": (),
     "create.py": (),
+    "pretraining": (),
     "data": ("runs",),
     "runs": ("runs",),
     "adapters/__init__.py": ("runs",),
