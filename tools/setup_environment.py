@@ -36,7 +36,7 @@ WITHOUT_OPENMMLAB = ("keras",)
 PINS = {  # the files of requirements/ after build.txt
     "classic": ("common", "classic", "docs"),
     "onedl": ("common", "onedl"),
-    "keras": ("common", "keras"),
+    "keras": ("common", "keras", "keras_backends"),
 }
 TRIED = {  # the imports that end a set-up
     "classic": "mmcv.ops, mmdet.models, mmseg.models, timm, transformers",
