@@ -80,6 +80,11 @@ def near_word(word: str, valid: Iterable[str]) -> str | None:
 def get_variant(name: str) -> Variant:
     """The row of a full name such as "convnextv2_tiny"; ValueError names the nearest valid one."""
     if not isinstance(name, str) or name not in VARIANTS:
+        size = str(name).partition(".")[0]
+        if size in VARIANTS:  # as timm names a network and its weights in one
+            raise ValueError(
+                f"unknown variant {name!r}; did you mean {size!r}, with pretrained={name!r}?"
+            )
         raise ValueError(f"unknown variant {name!r}; {nearest(str(name), VARIANTS)}")
     return VARIANTS[name]
 

@@ -102,6 +102,12 @@ def test_unknown_variant_names_the_nearest_and_all(wrong, right):
     assert all(repr(name) in str(error.value) for name in VARIANTS)
 
 
+def test_a_name_of_weights_is_told_where_it_goes():
+    words = r"did you mean 'convnextv2_tiny', with pretrained='convnextv2_tiny\.fcmae_ft_in1k'\?"
+    with pytest.raises(ValueError, match=words):
+        get_variant("convnextv2_tiny.fcmae_ft_in1k")
+
+
 @pytest.mark.parametrize("wrong", [None, 3, ["convnext_tiny"], "", "resnet50"], ids=repr)
 def test_what_is_no_variant_name_is_refused_with_the_valid_ones(wrong):
     with pytest.raises(ValueError, match=r"unknown variant .*'convnext_atto'"):
