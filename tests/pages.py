@@ -9,7 +9,8 @@ from randomness import randomised
 from convnext_backbones import create_classifier
 from convnext_backbones.checkpoints import sources
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 
 
 def text_of(page: str) -> str:
