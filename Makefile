@@ -1,5 +1,6 @@
 # make demo      set up, train a segmentor on sample data, show it        (about 10 minutes, first time)
 # make test      set up, run the tests
+# make docs      set up, build the site into build/site
 # LANE=onedl     the maintained OpenMMLab forks instead of the classic releases
 # LANE=keras     Keras with TensorFlow, JAX and torch: the tests of its adapter
 LANE ?= classic
@@ -8,7 +9,7 @@ VENV := $(if $(filter classic,$(LANE)),.venv,.venv-$(LANE))
 TESTS := $(if $(filter keras,$(LANE)),$(wildcard tests/adapters/test_keras*.py))
 RUN := $(VENV)/bin/python
 
-.PHONY: setup demo demo-detection demo-detectron2 test test-slow lint
+.PHONY: setup demo demo-detection demo-detectron2 test test-slow lint docs
 
 setup:
 	@$(PYTHON) tools/setup_environment.py --lane $(LANE)
@@ -31,3 +32,8 @@ test-slow: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+
+docs: setup  # pages link to configs and the notebook, which lie beside docs/
+	$(VENV)/bin/zensical build --clean --strict
+	cp -r configs notebooks build/site
+	@echo "look at it: $(RUN) -m http.server --directory build/site"

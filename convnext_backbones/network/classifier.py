@@ -42,8 +42,8 @@ class ConvNeXtClassifier(Trunk):
         num_classes: outputs of the head; 0 for none (forward then gives pooled features).
         norm_eps: of the final norm; 1e-6 in the official models, 1e-12 in Hugging Face's.
         head_init_scale: factor on the head's initial weights (official fine-tuning uses 0.001).
-        in_channels, patch_size, output_stride, drop_path_rate, layer_scale_init_value, activation, init_std,
-            with_cp: as for ConvNeXt.
+        in_channels, patch_size, output_stride, drop_path_rate: as for ConvNeXt.
+        layer_scale_init_value, activation, init_std, with_cp: as for ConvNeXt.
 
     Attributes:
         class_names: a name for each class, where the weights came with names; else None.

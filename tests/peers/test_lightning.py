@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from pages import python_of
+from pages import publish_atto, run
 from randomness import random_images
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,12 +17,18 @@ MISSING = "pytorch-lightning is not installed: pip install pytorch-lightning"
 def test_the_module_of_the_page_learns_and_comes_back_from_its_checkpoint(tmp_path, monkeypatch):
     pl = pytest.importorskip("pytorch_lightning", reason=MISSING)
     monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(python_of("lightning.md")[0], names)
+    publish_atto(tmp_path, monkeypatch)
     torch.manual_seed(0)
     labels = torch.arange(16) % 2
     images = random_images(16, 3, 32, 32) * 0.1 + labels[:, None, None, None]
     loader = DataLoader(TensorDataset(images, labels), batch_size=8)
+    quick = {
+        "convnextv2_tiny": "convnextv2_atto",
+        "max_epochs=30": "max_epochs=1, accelerator='cpu', logger=False",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Lightning's, on few workers and small data sets
+        names = run("lightning.md", quick, train_loader=loader, val_loader=loader)
     torch.save(create_classifier("convnextv2_atto").state_dict(), "pretrained.pth")
     module = names["FineTuning"](
         "convnextv2_atto", num_classes=2, pretrained="pretrained.pth", lr=1e-3

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import transformers
-from pages import publish_atto, python_of, text_of
+from pages import publish_atto, run, text_of
 from PIL import Image
 from test_huggingface_homes import HOMES, NO_HOMES
 
@@ -28,9 +28,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["convnext-tiny-224", "convnextv2-tiny-1k-224"])
 def test_the_blocks_run_one_after_another(place, name, capsys):
-    names = {}
-    for block in python_of("huggingface.md"):
-        exec(block.replace("convnext-tiny-224", name), names)
+    names = run("huggingface.md", {"convnext-tiny-224": name})
     assert (place / "newts" / "model.safetensors").exists()
     assert type(names["again"]).__name__ == "ConvNeXtForImageClassification"
     assert type(names["processor"]).__name__ == "ConvNeXtImageProcessor"
