@@ -5,7 +5,7 @@ three, are timm's, which need not be installed: who asks for them is told.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import UserError
@@ -36,16 +36,23 @@ def wordnet_ids(weights: str) -> tuple[str, ...]:
 
 
 def names_of(
-    weights: Weights | None, path: Path | None, count: int
+    weights: Weights | None,
+    path: Path | None,
+    count: int,
+    inside: tuple[str, ...] | None = None,
 ) -> tuple[str, ...] | Callable[[], tuple[str, ...]] | None:
     """The names of the classes of a checkpoint with a head of `count` outputs; None where none are known.
 
-    Those of a Hugging Face folder are read; those of the catalogue are a function that looks them up.
+    Those that the file itself holds come first. Those of a Hugging Face folder are read; those of the catalogue
+    are a function that looks them up.
 
     Args:
         weights: its row of the catalogue.
         path: of the file or folder; None: there is no config.json beside it.
+        inside: what the file holds, see names_inside.
     """
+    if inside is not None and len(inside) == count:
+        return inside
     labels = labels_beside(path, count) if path else None
     if labels is not None:
         return labels
@@ -54,11 +61,29 @@ def names_of(
     return functools.partial(_names, DATA_SETS[count]) if count in DATA_SETS else None
 
 
+def names_inside(content: Mapping) -> tuple[str, ...] | None:
+    """The names of the classes that a checkpoint itself holds: as `finetune` writes them ("class_names"), or
+    as MMEngine's and MMPretrain's runs do (meta's dataset_meta)."""
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    data = meta.get("dataset_meta")
+    places = [content.get("class_names")]
+    for place in (data if isinstance(data, Mapping) else {}, meta):
+        places += [place.get("classes"), place.get("CLASSES")]
+    for names in places:
+        if isinstance(names, list | tuple) and names and all(isinstance(n, str) for n in names):
+            return tuple(names)
+    return None
+
+
 def names_or_reason(
-    weights: Weights | None, path: Path | None, count: int
+    weights: Weights | None,
+    path: Path | None,
+    count: int,
+    inside: tuple[str, ...] | None = None,
 ) -> tuple[tuple[str, ...] | None, str | None]:
     """As names_of, looked up already; and why they are missing where they could be had."""
-    names = names_of(weights, path, count)
+    names = names_of(weights, path, count, inside)
     try:
         return (names() if callable(names) else names), None
     except UserError as error:

@@ -146,7 +146,7 @@ def _write_folder(folder: Path, state: dict[str, Tensor], file: Inspected) -> tu
     """
     source = config_beside(file.located.path) if file.layout in OF_TRANSFORMERS else None
     weights = file.located.weights
-    preprocessing = (weights and weights.preprocessing) or {}
+    preprocessing = (weights and weights.preprocessing) or file.preprocessing or {}
     path = file.located.path
     own = (path if path.is_dir() else path.parent) / "preprocessor_config.json"
     if source is not None and own.is_file():
@@ -155,7 +155,9 @@ def _write_folder(folder: Path, state: dict[str, Tensor], file: Inspected) -> tu
         processor = preprocessor_config_of(preprocessing)
     names = feature_names(len(file.network.depths))
     count = file.network.num_classes
-    labels, missing = names_or_reason(weights, path, count) if count else (None, None)
+    labels, missing = (
+        names_or_reason(weights, path, count, file.class_names) if count else (None, None)
+    )
     norms = {f"norm{i}.weight": name for i, name in enumerate(names[1:])}
     norms = {"norm_stem.weight": "stem", **norms}
     config = config_of(

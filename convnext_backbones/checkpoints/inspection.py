@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..network.variants import VARIANTS
 from ..network.wrappers import unwrapped
+from .class_names import names_inside
 from .layouts import Found, find_layouts, from_layout, our_name
 from .pickle_names import Unbuilt
 from .reading import read_path
@@ -52,7 +53,9 @@ class Inspected:
     layout: a key of layouts.LAYOUTS. section: the entry that held the parameters, such as "model";
     other_sections: further entries that hold a ConvNeXt. prefix: what their names start with.
     state: our names to tensors; names: ours to theirs. outside, dropped, unknown: their names that
-    were not taken, see layouts.Translated. located: the file, and its row in the catalogue.
+    were not taken, see layouts.Translated. located: the file, and its row in the catalogue. class_names,
+    preprocessing: what the file itself says of a head's classes, and the options of EvaluationTransform that
+    its pictures are prepared with; None where it does not.
     """
 
     located: Located
@@ -66,6 +69,8 @@ class Inspected:
     outside: tuple[str, ...]
     dropped: tuple[str, ...]
     unknown: tuple[str, ...]
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Mapping | None = None
 
     @property
     def source(self) -> str:
@@ -145,8 +150,16 @@ def inspect_content(
         section=chosen.place,
         other_sections=tuple(other.place for other, _ in found[1:]),
         prefix=choices[0].prefix,
+        class_names=names_inside(content),
+        preprocessing=_preprocessing_in(content),
         **translated._asdict(),
     )
+
+
+def _preprocessing_in(content: Mapping) -> Mapping | None:
+    """As `finetune` writes it."""
+    found = content.get("preprocessing")
+    return found if isinstance(found, Mapping) else None
 
 
 def describe(state: Mapping[str, Tensor]) -> Network:

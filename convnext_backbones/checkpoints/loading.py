@@ -131,7 +131,9 @@ def load_inspected(
     _apply(loaded, dict(model.named_parameters()))
     if isinstance(model, ConvNeXtClassifier) and "head.weight" in loaded:
         located = file.located
-        model.class_names = names_of(located.weights, located.path, model.num_classes)
+        model.class_names = names_of(
+            located.weights, located.path, model.num_classes, file.class_names
+        )
     return report
 
 

@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from ..checkpoints import CheckpointError
 from ..checkpoints.catalogue import Weights
-from ..checkpoints.huggingface_preprocessor import read_preprocessor_config
 from ..checkpoints.inspection import Inspected, Network, inspect_checkpoint
 from ..checkpoints.loading import load_inspected
+from ..checkpoints.preprocessing import preprocessing_of
 from ..errors import UserError
 from ..network.classifier import ConvNeXtClassifier
 from ..network.convnext import EPS
@@ -37,8 +37,9 @@ def check(args) -> bool:
     print_file(file)
     weights = catalogue_row(network, file.located.weights, by_name=Path(args.checkpoint).exists())
     model = load(file)
+    options, origin = preprocessing_of(weights, path, file.preprocessing)
     del file
-    transform, origin = choose_transform(args, path, weights)
+    transform, origin = choose_transform(args, options, origin)
     print(f"preprocessing: {in_words(transform)}\n               from {origin}")
     if transform.image_size < model.feature_strides[-1]:
         raise UserError(
@@ -147,21 +148,8 @@ def load(file: Inspected) -> ConvNeXtClassifier:
     return model.eval()
 
 
-def choose_transform(args, path: Path, weights: Weights | None) -> tuple[EvaluationTransform, str]:
+def choose_transform(args, options: dict, origin: str) -> tuple[EvaluationTransform, str]:
     """The checkpoint's preprocessing under the options given, and where it is known from."""
-    default = "the official code's default, as"
-    config = (path if path.is_dir() else path.parent) / "preprocessor_config.json"
-    options, origin = {}, f"{default} nothing says how this file was trained"
-    if weights and weights.preprocessing:
-        options, origin = dict(weights.preprocessing), "the catalogue"
-    elif weights:
-        options = {"image_size": weights.resolution} if weights.top1 else {}
-        origin = f"{default} no transform here gives this file's own pixels"
-    elif config.exists():
-        try:
-            options, origin = read_preprocessor_config(config), config.name
-        except UserError as error:
-            origin = f"{default} {error}"
     for option in ("image_size", "crop_pct"):
         if getattr(args, option):
             options[option] = getattr(args, option)

@@ -218,7 +218,11 @@ def _config_of(file: Inspected) -> dict:
 
 def _class_names(file: Inspected) -> tuple[str, ...] | None:
     count = file.network.num_classes
-    names = names_of(file.located.weights, file.located.path, count) if count else None
+    names = (
+        names_of(file.located.weights, file.located.path, count, file.class_names)
+        if count
+        else None
+    )
     try:
         return names() if callable(names) else names
     except UserError as error:  # the library that has the names is not there

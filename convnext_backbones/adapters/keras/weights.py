@@ -79,7 +79,7 @@ def load_inspected(model, file: Inspected, *, stem: str | None = None) -> LoadRe
         variable.assign(np.transpose(theirs, np.argsort(axes)))
     if "head.weight" in values:
         names, reason = names_or_reason(
-            file.located.weights, file.located.path, file.network.num_classes
+            file.located.weights, file.located.path, file.network.num_classes, file.class_names
         )
         model.class_names = names
         if reason:
