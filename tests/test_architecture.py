@@ -37,8 +37,11 @@ ROOMS = {
     "recipes/writers": "checkpoints jinja2 network/variants recipes",
     "create": "checkpoints errors network network/variants",
     "data": "checkpoints defusedxml errors jinja2 network/variants numpy PIL recipes recipes/writers supervision tqdm yaml",
-    "pretraining": "checkpoints errors network network/refusals torch",
+    "pretraining": "checkpoints console data errors network network/preprocessing network/refusals numpy rich runs safetensors sklearn "
+    "torch torchvision",
     "runs": "checkpoints cv2 data errors filelock matplotlib network network/wrappers numpy PIL pycocotools rich shapely torch torchvision tqdm",
+    "export": "checkpoints cv2 data errors network network/preprocessing network/variants numpy onnxruntime onnxscript openvino PIL torch "
+    "torchvision",
     "lab": "checkpoints create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision tqdm transformers triton",
     "doctor": "checkpoints detectron2 kernels mmcv mmdet mmengine mmseg network numpy runs safetensors "

@@ -18,6 +18,7 @@ IMPORTED_AS = {
     "pillow": "PIL",
     "pyyaml": "yaml",
     "huggingface-hub": "huggingface_hub",
+    "scikit-learn": "sklearn",
     "mmsegmentation": "mmseg",
     "opencv-python": "cv2",  # what mmcv and supervision ask for
 }
@@ -30,7 +31,7 @@ ROOMS = {
     "kernels": (),
     "checkpoints": (),
     "create.py": (),
-    "pretraining": (),
+    "pretraining": ("pretraining", "runs"),
     "data": ("runs",),
     "runs": ("runs",),
     "adapters/__init__.py": ("runs",),
@@ -42,6 +43,7 @@ ROOMS = {
     "adapters/timm": ("timm",),
     "adapters/torchvision": (),
     "lab": ("lab",),
+    "export": ("export", "runs"),
     "doctor": ("detectron2", "lab", "openmmlab", "runs"),  # it tries what is there
     "recipes": ("runs",),  # Jinja writes the configs
 }
@@ -97,7 +99,7 @@ def test_an_optional_extra_holds_only_what_its_room_imports(room, extra):
 
 
 @pytest.mark.parametrize(
-    "extra", ["runs", "openmmlab", "detectron2", "huggingface", "keras", "lab", "timm"]
+    "extra", ["runs", "openmmlab", "detectron2", "export", "huggingface", "keras", "lab", "timm"]
 )
 def test_an_extra_holds_only_what_its_rooms_import(extra):
     rooms = [room for room, extras in ROOMS.items() if extra in extras]
