@@ -8,7 +8,7 @@ import torch
 
 from convnext_backbones.data.records import Record, Records
 from convnext_backbones.errors import UserError
-from convnext_backbones.runs.host import Classes, Entry, Example, Result
+from convnext_backbones.runs.host import Classes, Entry, Example, Optimized, Result
 from convnext_backbones.runs.preparation import existing_config
 
 WORK_DIRS = "work_dirs/tiny"
@@ -116,10 +116,19 @@ def read_log(work_dir):
         yield Entry(True, record["iteration"], {"mIoU": record["mIoU"]})
 
 
+def read_warnings(work_dir):
+    return ()
+
+
+def optimized(config, model):
+    return Optimized(model, [dict(params=[model.grey], lr=0.1, weight_decay=0.0)])
+
+
 def examples(config, model, count):
     image = np.zeros((8, 8, 3), np.uint8)
     for _ in range(count):
-        yield Example(image, truth=100.0, prediction=model.grey.item(), meta="metadata")
+        grey = model.grey.item()
+        yield Example(image, truth=100.0, prediction=grey, meta="metadata", file="grey.png")
 
 
 def build_model(config, device):

@@ -13,7 +13,6 @@ import contextlib
 import copy
 import io
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,12 +20,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..adapters import FRAMEWORKS, framework_of, host_of
 from ..errors import UserError
 from ..recipes import PROTOCOLS, RECIPES, Protocol, Recipe, iterations_per_epoch
-from ..recipes.layer_decay import unwrapped
 from . import make_parser, number
 
 if TYPE_CHECKING:
     from mmengine.config import Config
     from rich.console import Console
+
+    from ..runs.page.render import Table
 
 WIDTH = 110
 
@@ -212,84 +212,96 @@ def show(value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def print_recipe(console: "Console", cfg: "Config", path: str, row: Recipe | None) -> None:
-    from rich.table import Table
+class Shown:
+    """What is printed, kept for a page: tables and lines, in their order."""
 
-    own = figures_of(cfg)
-    table = Table(title="recipe", title_justify="left")
-    table.add_column("")
-    table.add_column("this config", overflow="fold")
+    def __init__(self, console: "Console"):
+        self.console, self.parts = console, []
+
+    def table(self, table: "Table", overflow: Sequence[int] = (0, 1, 2)) -> None:
+        from rich.markup import escape
+        from rich.table import Table as Printed
+
+        printed = Printed(title=table.label, title_justify="left")
+        for k, (column, numbers) in enumerate(zip(table.columns, table.of_numbers(), strict=True)):
+            right = "right" if numbers else "left"
+            printed.add_column(
+                column, justify=right, overflow="fold" if k in overflow else "ellipsis"
+            )
+        for row in table.rows:
+            marked = any(cell.kind == "differs" for cell in row)
+            printed.add_row(
+                *(escape(cell.text) for cell in row), style="bold red" if marked else ""
+            )
+        self.console.print(printed)
+        self.parts.append(table)
+
+    def line(self, text: str, kind: str = "") -> None:
+        """kind: "warning" or "cannot run", which stands before the text."""
+        from rich.markup import escape
+
+        style = {"warning": "[bold yellow]", "cannot run": "[bold red]"}.get(kind)
+        self.console.print(f"{style}{kind}:[/] {escape(text)}" if style else escape(text))
+        self.parts.append((kind, text))
+
+
+def show_figures(shown: Shown, cfg: "Config", path: str, row: Recipe | None) -> None:
+    """The recipe beside the table's."""
+    from ..runs.page.render import Cell, Table
+
+    own = {name: show(value) for name, value in figures_of(cfg).items()}
     if row is None:
-        for name, value in own.items():
-            table.add_row(name, show(value))
-        console.print(table)
-        console.print(f"no row of the table of recipes is called {Path(path).stem}")
+        rows = [[Cell(name), Cell(value)] for name, value in own.items()]
+        shown.table(Table(["", "this config"], rows, label="recipe"))
+        shown.line(f"no row of the table of recipes is called {Path(path).stem}")
         return
-    table.add_column(f"{row.name} ({row.status})", overflow="fold")
-    for name, published in figures_of_row(row).items():
-        same = show(own[name]) == show(published)
-        table.add_row(name, show(own[name]), show(published), style="" if same else "bold red")
-    console.print(table)
-    different = [k for k, v in figures_of_row(row).items() if show(v) != show(own[k])]
+    published = {name: show(value) for name, value in figures_of_row(row).items()}
+    different = [name for name, value in published.items() if value != own[name]]
+    rows = [
+        [Cell(name), Cell(own[name], kind="differs" if name in different else ""), Cell(value)]
+        for name, value in published.items()
+    ]
+    shown.table(Table(["", "this config", f"{row.name} ({row.status})"], rows, label="recipe"))
     if different:
-        console.print(f"differs from the table in: {', '.join(different)}")
+        shown.line(f"differs from the table in: {', '.join(different)}")
     scores = {"box AP": row.box_ap, "mask AP": row.mask_ap, "mIoU": row.miou,
               "multi-scale mIoU": row.miou_multiscale}  # fmt: skip
     known = ", ".join(f"{name} {score}" for name, score in scores.items() if score)
-    console.print(f"score:  {known or 'none is published'}")
-    console.print(f"source: {row.source}" + (f"; {row.reruns}" if row.reruns else ""))
+    shown.line(f"score:  {known or 'none is published'}")
+    shown.line(f"source: {row.source}" + (f"; {row.reruns}" if row.reruns else ""))
 
 
-def modules_of(names: list[str]) -> str:
-    """The parts of a model that parameters belong to: "downsampling 1, stage2 0-2, neck"."""
-    blocks: dict[str, set[int]] = {}
-    others: dict[str, None] = {}
-    for name in map(unwrapped, names):
-        if block := re.search(r"(?:^|\.)stages\.(\d+)\.(\d+)\.", name):
-            blocks.setdefault(f"stage{int(block[1]) + 1}", set()).add(int(block[2]))
-        elif down := re.search(r"(?:^|\.)downsample_layers\.(\d+)\.", name):
-            others["stem" if down[1] == "0" else f"downsampling {down[1]}"] = None
-        elif re.match(r"backbone\.norm\w*\.", name):
-            others["output norms"] = None
-        else:
-            others[name.split(".")[0]] = None
-    stages = [f"{stage} {min(found)}-{max(found)}" for stage, found in blocks.items()]
-    return ", ".join([*others, *stages])
-
-
-def print_groups(console: "Console", cfg: "Config") -> None:
+def show_groups(shown: Shown, cfg: "Config") -> None:
+    """The optimizer's parameter groups."""
     from mmengine.optim import build_optim_wrapper
-    from rich.table import Table
 
     from ..adapters.openmmlab import run
+    from ..runs.page.groups import modules_of
+    from ..runs.page.render import Cell, Table, cell
 
     model = run.build_model(cfg)
     settings = dict(cfg.optim_wrapper.to_dict(), type="OptimWrapper")
     settings.pop("loss_scale", None)
     settings.pop("dtype", None)
     groups = build_optim_wrapper(model, settings).optimizer.param_groups
-    table = Table(title="parameter groups", title_justify="left")
-    table.add_column("group")
-    table.add_column("of", overflow="fold")
-    for name in ("lr", "weight decay", "tensors", "parameters"):
-        table.add_column(name, justify="right")
+    rows = []
     for k, group in enumerate(groups):
-        count = sum(p.numel() for p in group["params"])
-        table.add_row(
-            group.get("group_name", f"group {k}"),
-            modules_of(group.get("param_names", [])),
-            f"{group['lr']:.3g}",
-            f"{group['weight_decay']:g}",
-            str(len(group["params"])),
-            f"{count:,}",
-        )
+        rows.append([
+            Cell(group.get("group_name", f"group {k}")),
+            Cell(modules_of(group.get("param_names", []))),
+            cell(group["lr"], f"{group['lr']:.3g}"),
+            cell(group["weight_decay"], f"{group['weight_decay']:g}"),
+            cell(len(group["params"])),
+            cell(sum(p.numel() for p in group["params"])),
+        ])  # fmt: skip
     total = sum(p.numel() for group in groups for p in group["params"])
-    table.add_section()
-    table.add_row("all", "", "", "", str(sum(len(g["params"]) for g in groups)), f"{total:,}")
-    console.print(table)
+    tensors = sum(len(group["params"]) for group in groups)
+    rows.append([Cell("all"), Cell(""), Cell(""), Cell(""), cell(tensors), cell(total)])
+    columns = ["group", "of", "lr", "weight decay", "tensors", "parameters"]
+    shown.table(Table(columns, rows, label="parameter groups"), overflow=(1,))
     frozen = sum(p.numel() for p in model.parameters()) - total
     if frozen:
-        console.print(f"frozen: {frozen:,} parameters in no group")
+        shown.line(f"frozen: {frozen:,} parameters in no group")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -300,6 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--devices", type=number(int, 1), metavar="N", help="GPUs of the run; default: the recipe's"
     )
     parser.add_argument("--cfg-options", nargs="+", metavar="K=V", default=[])
+    parser.add_argument("--html", metavar="FILE.html", help="the same as a page, too")
     args = parser.parse_args(argv)
     framework = framework_of(args.config)
     if framework != "openmmlab":
@@ -310,10 +323,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = host_of(framework)
     from mmengine.registry import init_default_scope
     from rich.console import Console
-    from rich.markup import escape
 
     from ..adapters.openmmlab.config_mistakes import contradictions
+    from ..runs.page import render
     from ..runs.preparation import existing_config
+
+    page = Path(args.html).expanduser() if args.html else None
+    if page:
+        render.refuse_other_files(page)
 
     run.quiet_warnings()
     args.config = str(existing_config(args.config))
@@ -326,18 +343,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
-    print_recipe(console, cfg, args.config, row)
-    print_groups(console, cfg)
+    shown = Shown(console)
+    show_figures(shown, cfg, args.config, row)
+    show_groups(shown, cfg)
     images, counted = images_of(cfg, protocol)
     length = length_of(cfg, images, counted, devices)
     per_device = cfg.train_dataloader.batch_size
-    console.print(
+    shown.line(
         f"{length.images} images ({length.counted}), {devices} device{'s' * (devices > 1)} x {per_device} = batch "
         f"{length.batch}: {length.iterations} steps, {length.epochs:.4g} epochs"
     )
     for sentence in warnings_of(cfg, length, protocol):
-        console.print(f"[bold yellow]warning:[/] {escape(sentence)}")
+        shown.line(sentence, "warning")
     mistakes = contradictions(cfg)
     for sentence in mistakes:
-        console.print(f"[bold red]cannot run:[/] {escape(sentence)}")
+        shown.line(sentence, "cannot run")
+    if page:
+        render.save(page, "recipe", config=args.config, parts=shown.parts, text=cfg.pretty_text)
+        console.print(f"page: {page}", soft_wrap=True)
     return 2 if mistakes else 0

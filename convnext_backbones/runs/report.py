@@ -84,6 +84,13 @@ def _class_of(key: str) -> str | None:
     return match and match[1]
 
 
+def in_line(record: dict) -> str:
+    """The metrics of one validation record that a line has room for: those of METRICS, or the first others."""
+    metrics = {name: value for name, value in metrics_of(record).items() if not is_of_class(name)}
+    chosen = [name for name in METRICS.values() if name in metrics] or list(metrics)[:4]
+    return ", ".join(f"{name} {metrics[name]:.4g}" for name in chosen)
+
+
 def print_metrics(metrics: dict[str, float], title: str) -> None:
     """A table, with one of the classes before it where metrics are given by class."""
     print(f"{title}:")
@@ -93,17 +100,18 @@ def print_metrics(metrics: dict[str, float], title: str) -> None:
         if match := OF_CLASS.fullmatch(name):
             of_class.setdefault(match[2], {})[match[1] + (match[3] or "")] = value
         else:
-            table.add_row(name, _shown(name, value))
+            table.add_row(name, in_digits(name, value))
     if of_class:
         columns = list(dict.fromkeys(name for scores in of_class.values() for name in scores))
         classes = Table("class", *columns)
         for name, scores in of_class.items():
-            classes.add_row(escape(name), *(_shown(c, scores.get(c, math.nan)) for c in columns))
+            classes.add_row(escape(name), *(in_digits(c, scores.get(c, math.nan)) for c in columns))
         Console().print(classes)
     Console().print(table)
 
 
-def _shown(name: str, value: float) -> str:
+def in_digits(name: str, value: float) -> str:
+    """A metric by its name's scale."""
     if math.isnan(value):
         return "nan"
     return f"{value:.2f}" if name.endswith("(%)") else f"{value:.3f}"
@@ -113,27 +121,31 @@ def save_curves(training: list[dict], validation: list[dict], path: Path) -> Pat
     """Losses and metrics against iterations, as a PNG; None when nothing was logged."""
     if not training:
         return None
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for label, points in _losses(training).items():
+    columns = 2 if validation else 1
+    figure, (axes,) = plt.subplots(
+        1, columns, figsize=(5.5 * columns, 4), layout="constrained", squeeze=False
+    )
+    left, right = axes[0], axes[-1]
+    for label, points in losses_of(training).items():
         left.plot(*zip(*points, strict=True), label=label, linewidth=2.2 if label == "loss" else 1)
     left.set(xlabel="iteration", ylabel="loss", title="training")
     left.set_ylim(bottom=0)
     left.legend(fontsize=8)
-    for name in _headlines(validation):
+    for name in headlines_of(validation):
         points = [(r["at"], found[name]) for r in validation if name in (found := metrics_of(r))]
         right.plot(*zip(*points, strict=True), marker="o", label=name)
-    right.set(xlabel="iteration", title="validation")
-    right.set_ylim(bottom=0)
     if validation:
+        right.set(xlabel="iteration", title="validation")
+        right.set_ylim(bottom=0)
         right.legend(fontsize=8)
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
+    for part in axes:
+        part.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
 
 
-def _losses(training: list[dict]) -> dict[str, list[tuple[int, float]]]:
+def losses_of(training: list[dict]) -> dict[str, list[tuple[int, float]]]:
     """The losses as points, by their labels: the total and its parts. Of many parts those of one kind, such
     as a decoder's layers, are summed (d0.loss_cls, d1.loss_cls; loss_ce_0, loss_ce_1), and of many kinds the
     smallest."""
@@ -164,7 +176,7 @@ def _losses(training: list[dict]) -> dict[str, list[tuple[int, float]]]:
     return labelled
 
 
-def _headlines(validation: list[dict]) -> list[str]:
+def headlines_of(validation: list[dict]) -> list[str]:
     """The metrics that are drawn: those of METRICS, or the first others, none of a class."""
     names = dict.fromkeys(name for record in validation for name in metrics_of(record))
     known = [name for name in METRICS.values() if name in names]

@@ -45,7 +45,7 @@ def prediction_rows(
             draw(image, host.truth_of(truth, meta, image), "no object is annotated"),
             draw(image, host.result_of(prediction, meta, score), nothing(score)),
         ]
-        for image, truth, prediction, meta in examples
+        for image, truth, prediction, meta, _ in examples
     ]
 
 

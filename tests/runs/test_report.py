@@ -26,17 +26,17 @@ def test_classes_get_a_table_before_the_metrics(capsys):
 
 def test_a_few_losses_are_drawn_each_and_many_by_their_kind():
     few = [{"at": 1, "loss": 3.0, "loss_cls": 1.0, "loss_box": 2.0}]
-    assert list(report._losses(few)) == ["loss", "loss_box", "loss_cls"]
+    assert list(report.losses_of(few)) == ["loss", "loss_box", "loss_cls"]
     layers = {f"decode.d{k}.loss_{kind}": 1.0 for k in range(9) for kind in ("cls", "mask", "dice")}
-    lines = report._losses([{"at": 1, "loss": 27.0, **layers}])
+    lines = report.losses_of([{"at": 1, "loss": 27.0, **layers}])
     assert lines == {
         "loss": [(1, 27.0)], "loss_cls, sum of 9": [(1, 9.0)], "loss_dice, sum of 9": [(1, 9.0)],
         "loss_mask, sum of 9": [(1, 9.0)],
     }  # fmt: skip
-    assert "loss_ce, sum of 10" in report._losses(
+    assert "loss_ce, sum of 10" in report.losses_of(
         [{"at": 1} | {f"loss_ce_{k}": 1.0 for k in range(10)}]
     )
-    kinds = report._losses([{"at": 1} | {f"loss_{chr(97 + k)}": float(k) for k in range(12)}])
+    kinds = report.losses_of([{"at": 1} | {f"loss_{chr(97 + k)}": float(k) for k in range(12)}])
     assert len(kinds) == report.LINES
     assert kinds["5 smaller losses, their sum"] == [(1, 10.0)]
 
