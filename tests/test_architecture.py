@@ -49,7 +49,7 @@ ROOMS = {
     "registry": "mmengine",
     "adapters": "errors runs yaml",
     "adapters/openmmlab": "checkpoints data errors mmcv mmdet mmengine mmseg network network/geometry network/padding network/refusals "
-    "network/variants network/wrappers numpy recipes/layer_decay registry runs torch yaml",
+    "network/preprocessing network/variants network/wrappers numpy pretraining recipes recipes/layer_decay registry runs torch yaml",
     "adapters/detectron2": "checkpoints data detectron2 errors fvcore network network/padding "
     "network/preprocessing network/refusals network/variants network/wrappers numpy omegaconf PIL recipes/layer_decay runs torch yaml",
     "adapters/huggingface": "checkpoints checkpoints/class_names errors huggingface_hub network network/preprocessing "
