@@ -48,6 +48,12 @@ def parser():
         "--early-stop", type=int, metavar="N",
         help="end after N validations without a better metric",
     )  # fmt: skip
+    add_guards(parser)
+    return parser
+
+
+def add_guards(parser) -> None:
+    """The limits of runs.guards."""
     guards = parser.add_argument_group("when something goes wrong")
     guards.add_argument(
         "--not-finite", type=int, metavar="N",
@@ -62,7 +68,6 @@ def parser():
         "--stall-timeout", type=float, metavar="SECONDS",
         help="end a run that does nothing for so long, with its stack in a file (1800; 0: never)",
     )  # fmt: skip
-    return parser
 
 
 def main(argv: Sequence[str] | None = None, framework: str | None = None) -> None:
