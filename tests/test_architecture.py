@@ -18,6 +18,7 @@ FRAMEWORKS = {"mmengine", "mmcv", "mmdet", "mmseg", "detectron2", "timm", "trans
 # standard library. A room below another in a table of its own, such as network/variants, has its own rule.
 ROOMS = {
     "errors": "",
+    "console": "tqdm",
     "network/variants": "",
     "network/selection": "",
     "network/geometry": "",
@@ -36,21 +37,21 @@ ROOMS = {
     "recipes": "network/variants recipes/layer_decay",
     "recipes/writers": "checkpoints jinja2 network/variants recipes",
     "create": "checkpoints errors network network/variants",
-    "data": "checkpoints defusedxml errors jinja2 network/variants numpy PIL recipes recipes/writers supervision tqdm yaml",
+    "data": "checkpoints console defusedxml errors jinja2 network/variants numpy PIL recipes recipes/writers supervision yaml",
     "pretraining": "checkpoints console data errors network network/preprocessing network/refusals numpy rich runs safetensors sklearn "
     "torch torchvision",
-    "runs": "checkpoints cv2 data errors filelock matplotlib network network/wrappers numpy PIL pycocotools rich shapely torch torchvision tqdm",
+    "runs": "checkpoints console cv2 data errors filelock matplotlib network network/wrappers numpy PIL pycocotools rich shapely torch torchvision",
     "export": "checkpoints cv2 data errors network network/preprocessing network/variants numpy onnxruntime onnxscript openvino PIL torch "
     "torchvision",
-    "lab": "checkpoints create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
-    "torchvision tqdm transformers triton",
+    "lab": "checkpoints console create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
+    "torchvision transformers triton",
     "doctor": "checkpoints detectron2 kernels mmcv mmdet mmengine mmseg network numpy runs safetensors "
     "timm torch torchvision transformers",
     "registry": "mmengine",
     "adapters": "errors runs yaml",
-    "adapters/openmmlab": "checkpoints data errors mmcv mmdet mmengine mmseg network network/geometry network/padding network/refusals "
+    "adapters/openmmlab": "checkpoints console data errors mmcv mmdet mmengine mmseg network network/geometry network/padding network/refusals "
     "network/preprocessing network/variants network/wrappers numpy pretraining recipes recipes/layer_decay registry runs torch yaml",
-    "adapters/detectron2": "checkpoints data detectron2 errors fvcore network network/padding "
+    "adapters/detectron2": "checkpoints console data detectron2 errors fvcore network network/padding "
     "network/preprocessing network/refusals network/variants network/wrappers numpy omegaconf PIL recipes/layer_decay runs torch yaml",
     "adapters/huggingface": "checkpoints checkpoints/class_names errors huggingface_hub network network/preprocessing "
     "network/selection network/variants torch torchvision transformers",

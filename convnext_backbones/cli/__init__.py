@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .. import __version__
+from .. import __version__, console
 from ..errors import exit_with_sentence
 
 PROGRAM = "convnext-backbones"
@@ -114,7 +114,7 @@ def run(module: str, argv: Sequence[str] | None = None) -> int:
     """
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
-        with exit_with_sentence(debug):
+        with exit_with_sentence(debug), console.session():
             status = importlib.import_module(f".{module}", __name__).main(argv)
         sys.stdout.flush()
     except KeyboardInterrupt as error:
@@ -184,16 +184,34 @@ def _what_to_install(error: ImportError) -> str | None:
 
 
 def make_parser(command: str, description: str, **options) -> argparse.ArgumentParser:
-    """A command's parser, named as the user called it, with --debug, which `run` reads; the description
-    keeps its lines."""
-    parser = argparse.ArgumentParser(
+    """A command's parser, named as the user called it, with --debug, which `run` reads, --quiet and
+    --verbose; the description keeps its lines."""
+    parser = Parser(
         prog=called_as(command),
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         **options,
     )
     parser.add_argument("--debug", action="store_true", help="show the stack trace of an error")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument(
+        "--quiet",
+        action="store_true",
+        help="show warnings and the result, no steps and no progress",
+    )
+    shown.add_argument(
+        "--verbose", action="store_true", help="show all that frameworks and libraries say, too"
+    )
     return parser
+
+
+class Parser(argparse.ArgumentParser):
+    """Chooses the console's level as soon as it has read the command line."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, others = super().parse_known_args(args, namespace)
+        console.choose(console.level_in(found))
+        return found, others
 
 
 def number(kind: type, least: float, most: float = math.inf) -> Callable[[str], int | float]:

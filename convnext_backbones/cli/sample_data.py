@@ -17,12 +17,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=number(int, 0), default=0)
     args = parser.parse_args(argv)
 
-    from tqdm import tqdm
-
+    from ..console import progress
     from ..runs.sample_data import make_sample_data
 
     root = make_sample_data(
         args.out, train=args.train, val=args.val, seed=args.seed,
-        progress=lambda jobs: tqdm(jobs, desc="sample data"),
+        progress=lambda jobs: progress(jobs, "sample data"),
     )  # fmt: skip
     print(f"{root}/coco and {root}/ade/ADEChallengeData2016 are written")

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..console import counted
 from ..errors import UserError
 from .described import Found, Plan, Range, Sizes, Split
-from .tree import Tree, counted, some, stem
+from .tree import Tree, some, stem
 
 CLASS_FILES = ("classes", "labels", "class_names", "label_names", "names", "categories", "obj")
 

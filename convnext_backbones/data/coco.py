@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..console import counted
 from ..errors import UserError
 from .annotations import Annotations, is_box, is_polygon, layout_of, what_is_wrong
 from .boxes import (
@@ -19,7 +20,7 @@ from .boxes import (
 )
 from .described import Found, Split
 from .splits import SPLITS, divide, with_validation
-from .tree import Tree, counted, headers, nearest, some, split_of, stem
+from .tree import Tree, headers, nearest, some, split_of, stem
 
 KEYS = ("images", "annotations", "categories")
 REPAIR = "check-data --fix repairs them"

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..console import counted
 from ..errors import UserError
 from . import coco, label_maps, voc, yolo
 from .described import KINDS, TASKS, VOID, Found, Range, Sizes, Split
 from .keeping import write_all
 from .pictures import SUFFIXES
-from .tree import Tree, counted, some
+from .tree import Tree, some
 
 __all__ = ["VOID", "Found", "Range", "Sizes", "Split", "keep", "look"]
 

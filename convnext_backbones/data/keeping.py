@@ -6,12 +6,9 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tqdm import tqdm
-
+from ..console import progress
 from ..errors import UserError
 from .tree import OURS
-
-MANY = 200  # files that are worth a progress bar
 
 
 def write_all(root: Path, files: Mapping[str, Callable[[], bytes]]) -> None:
@@ -39,7 +36,7 @@ def write_all(root: Path, files: Mapping[str, Callable[[], bytes]]) -> None:
             )
         written = dict(earlier)
         try:
-            for name in tqdm(files, desc=f"writing {root.name}", disable=len(files) < MANY or None):
+            for name in progress(files, f"writing {root.name}"):
                 content = files[name]()
                 digest = hashlib.sha256(content).hexdigest()
                 written[name] = digest

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..console import counted
 from ..errors import UserError
 from .boxes import class_file, common_folder, picture_sizes
 from .colours import HOW, Colour, named_colours, table_of
 from .described import VOID, Found, Plan, Split
 from .pictures import probe, read_label_map, read_picture
 from .splits import divide
-from .tree import Header, Tree, counted, headers, some, split_of
+from .tree import Header, Tree, headers, some, split_of
 
 COLOURED = ("RGB", "RGBA", "CMYK")
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff")

@@ -5,8 +5,9 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 
+from ..console import counted
 from ..errors import UserError
-from .tree import SPLIT_WORDS, Tree, counted, folder_split, split_of, stem
+from .tree import SPLIT_WORDS, Tree, folder_split, split_of, stem
 
 SPLITS = ("train", "val", "test")
 SHARE = 0.2  # of the pictures for validation, where no split is given

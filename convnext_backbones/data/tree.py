@@ -132,12 +132,3 @@ def some(names: Iterable[str], shown: int = 3) -> str:
     names = list(names)
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(map(str, names[:shown])) + more
-
-
-def counted(count: int, what: str) -> str:
-    """ "1 picture", "2 pictures", "2 boxes"."""
-    if count != 1:
-        what = (
-            what[:-1] + "ies" if what.endswith("y") else what + ("es" if what[-1] in "xs" else "s")
-        )
-    return f"{count} {what}"

@@ -8,6 +8,7 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 
+from ..console import counted
 from ..errors import UserError
 from .boxes import (
     Entry,
@@ -22,7 +23,7 @@ from .boxes import (
 )
 from .described import Found
 from .splits import divide
-from .tree import Header, Tree, counted, headers, nearest, some, stem
+from .tree import Header, Tree, headers, nearest, some, stem
 
 
 class Sheet(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ..console import counted
 from ..errors import UserError
 from .boxes import (
     Entry,
@@ -20,7 +21,7 @@ from .boxes import (
 )
 from .described import Found
 from .splits import SPLITS, divide, with_validation
-from .tree import Header, Tree, counted, folder_split, headers, nearest, some, stem
+from .tree import Header, Tree, folder_split, headers, nearest, some, stem
 
 BOX = 6  # most words of a line that is a box; the sixth is a confidence or a track
 IN_PIXELS = 2.0  # shares beyond this are pixels

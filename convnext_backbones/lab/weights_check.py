@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
+from .. import console
 from ..checkpoints import CheckpointError
 from ..checkpoints.catalogue import Weights
 from ..checkpoints.inspection import Inspected, Network, inspect_checkpoint
@@ -204,7 +204,7 @@ def agree(
         which = "random pictures"
     device = next(model.parameters()).device
     result = compare(
-        model, peer, tqdm([x[None].to(device) for x in images], desc="comparing", leave=False)
+        model, peer, console.progress([x[None].to(device) for x in images], "comparing")
     )
     what = "logits" if network.num_classes else "pooled features"
     print(
@@ -232,7 +232,7 @@ def predict(
     loader = DataLoader(some, args.batch_size, num_workers=args.workers)
 
     def progress(batches):
-        with tqdm(total=len(some), desc="evaluating", unit="picture") as bar:
+        with console.progress(desc="evaluating", late=0, total=len(some), unit="picture") as bar:
             for batch in batches:
                 yield batch
                 bar.update(len(batch[0]))

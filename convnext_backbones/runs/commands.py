@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from .. import console
 from ..errors import UserError
 from . import data_check, preparation, report
 from .host import Host
@@ -81,11 +82,20 @@ def _only_evaluates(args: Namespace) -> bool:
 def _work(host_name: str, args: Namespace, config) -> None:
     """What each process does. A process that is started for it finds its framework by name, since no
     module can be sent there, and reads the config for itself."""
-    host = importlib.import_module(host_name)
+    with console.session():  # of a process that was started for it
+        console.choose(console.level_in(args))
+        _run_here(importlib.import_module(host_name), args, config)
+
+
+def _run_here(host: Host, args: Namespace, config) -> None:
     if config is None:
         host.quiet_warnings()
+        console.mute()  # said where the command was called
         with contextlib.redirect_stdout(io.StringIO()):
             config = prepared(host, args)
+        console.mute(False)
+    if not host.is_main_process():
+        console.mute()
     host.set_up(config, args)
     if _only_evaluates(args):
         checkpoint = _checkpoint(args)

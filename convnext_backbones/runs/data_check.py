@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from tqdm import tqdm
 
+from ..console import counted, is_first_process, progress, say
 from ..data.checks import Counts, check, complete, files_of
 from ..data.facts import Cache, Facts, read_facts
 from ..data.findings import STOPS, TELLS, WARNS, Finding, Findings
@@ -71,7 +71,7 @@ def check_data(host: Host, args: Namespace) -> int:
         files_of(splits),
         processes=args.workers,
         cache=None if args.no_cache else Cache(),
-        progress=lambda files, total: tqdm(files, "reading", total, unit="file", disable=not total),
+        progress=lambda files, total: progress(files, "reading", total=total, unit="file"),
     )
     findings, counts = check(splits, facts)
     findings = [*refused, *findings]
@@ -91,7 +91,7 @@ def check_data(host: Host, args: Namespace) -> int:
 
 
 def _bar(items, total):
-    return tqdm(items, "writing", total, unit="picture")
+    return progress(items, "writing", total=total, unit="picture")
 
 
 def splits_of(host: Host, config, names: Sequence[str], most: int | None = None) -> list[Records]:
@@ -156,7 +156,7 @@ def print_findings(
         console.print(table)
     grave = [sum(f.severity == severity for f in findings) for severity in STYLES]
     pictures = ", ".join(f"{data.split} {len(data.records)}" for data in splits)
-    console.print(f"{len(facts)} files read; pictures: {pictures}. "
+    console.print(f"{counted(len(facts), 'file')} read; pictures: {pictures}. "
                   f"{grave[0]} checks stop a training, {grave[1]} warn, {grave[2]} tell")  # fmt: skip
 
 
@@ -193,12 +193,12 @@ def before_training(host: Host, config, *, goes_on: bool = False) -> None:
     Raises:
         UserError: something cannot work; it names the files.
     """
-    if not _first_process():
+    if not is_first_process():
         return
     splits = splits_of(host, config, ("train", "val"), most=LARGEST)
     for data in splits:
         if data.unread:
-            print(
+            say(
                 f"data: {data.split} not looked at: {data.annotations} has {data.unread / 2**20:.0f} MB, "
                 f"more than {LARGEST / 2**20:.0f}; convnext-backbones check-data reads it"
             )
@@ -212,7 +212,7 @@ def before_training(host: Host, config, *, goes_on: bool = False) -> None:
     findings, counts = check(splits, facts, sampled=True)
     looked_at = sum(1 for kind, _ in facts if kind == "picture")
     for data in splits:
-        print(f"data: {data.split} {_line(data, counts[data.split])}")
+        say(f"data: {data.split} {_line(data, counts[data.split])}")
     if goes_on:
         findings = [
             f._replace(severity=WARNS) if f.split == "train" and f.check in LEFT_OUT else f
@@ -225,15 +225,17 @@ def before_training(host: Host, config, *, goes_on: bool = False) -> None:
         said = "\n  ".join(finding.sentence() for finding in stops[:SAID])
         raise UserError(f"this data cannot be trained on:\n  {said}\n  {whole}")
     for finding in warns[:SAID]:
-        print(f"data: warning: {finding.sentence()}")
+        say(f"data: warning: {finding.sentence()}", always=True)
     more = f", {len(warns) - SAID} more warnings" if len(warns) > SAID else ""
-    print(f"data: {looked_at} pictures looked at, nothing stops the training{more}; {whole}")
+    say(
+        f"data: {counted(looked_at, 'picture')} looked at, nothing stops the training{more}; {whole}"
+    )
 
 
 def _line(data: Records, counts) -> str:
-    said = f"{len(data.records)} pictures"
+    said = counted(len(data.records), "picture")
     if data.task == "boxes":
-        said += f", {sum(count.amount for count in counts.values())} boxes"
+        said += f", {counted(sum(count.amount for count in counts.values()), 'box')}"
     shown = [
         f"{name} {count.amount}" if data.task == "boxes" else name for name, count in counts.items()
     ]
@@ -256,8 +258,3 @@ def _sampled(data: Records) -> dict[tuple[str, str], Facts]:
         if time.monotonic() > until:
             break
     return facts
-
-
-def _first_process() -> bool:
-    """Of those that a launcher has started, before they know of each other."""
-    return not any(int(os.environ.get(name, 0)) for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))  # fmt: skip

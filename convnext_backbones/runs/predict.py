@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from tqdm import tqdm
 
+from ..console import counted, progress, say
 from ..data.pictures import SUFFIXES, picture_files, read_picture
 from ..errors import UserError
 from . import preparation
@@ -72,7 +72,7 @@ def predict(host: Host, args: Namespace) -> None:
     preparation.check_writable(args.out, "--out")
     unreadable = []
     pictures = [source for source in sources if not source.is_video]
-    bar = tqdm(pictures, desc="predicting", unit="picture", disable=len(pictures) < 2)
+    bar = progress(pictures, "predicting", unit="picture")
     for source, image, result in predictor.pictures(bar, unreadable):
         output.picture(source, image, result)
     for source in sources:
@@ -81,11 +81,11 @@ def predict(host: Host, args: Namespace) -> None:
                 output.video(source, predictor)
             except VideoError as error:
                 unreadable.append(str(error))
-    print(output.end())
+    say(output.end(), always=True)
     if unreadable:
         more = f"; and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
         raise UserError(
-            f"{_counted(len(unreadable), 'file')} skipped: {'; '.join(unreadable[:5])}{more}"
+            f"{counted(len(unreadable), 'file')} skipped: {'; '.join(unreadable[:5])}{more}"
         )
 
 
@@ -97,10 +97,6 @@ def _check_device(device: str | None) -> None:
         raise UserError(
             f"--device {device} cannot be used here; leave it out, or give cpu, cuda or cuda:N"
         ) from error
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 class VideoError(UserError):
@@ -309,7 +305,7 @@ class Output:
             rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
             count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         with contextlib.ExitStack() as stack:
-            bar = tqdm(total=count or None, desc=source.file.name, unit="frame")
+            bar = progress(desc=source.file.name, total=count or None, unit="frame")
             stack.enter_context(bar)
             video = None
             for number, (image, result) in enumerate(predictor.frames(source.file)):
@@ -325,7 +321,7 @@ class Output:
         if not done:
             raise VideoError(f"the video {source.file} holds no frame that can be read")
         if done < count:
-            print(f"{source.file} can be read up to frame {done} of {count}")
+            say(f"{source.file} can be read up to frame {done} of {count}", always=True)
         self.videos += 1
 
     def _data(self, source: Source, image: np.ndarray, result: Result, frame: int | None = None):
@@ -346,8 +342,8 @@ class Output:
         if self.coco is not None:
             content = {"info": {MARK: self.all}, **self.coco.content()}
             (self.folder / JSON).write_text(json.dumps(content))
-        counts = [_counted(self.pictures, "picture")] if self.pictures or not self.videos else []
-        counts += [_counted(self.videos, "video")] if self.videos else []
+        counts = [counted(self.pictures, "picture")] if self.pictures or not self.videos else []
+        counts += [counted(self.videos, "video")] if self.videos else []
         kinds = "" if self.kinds == ("overlays",) else f" ({', '.join(self.kinds)})"
         done = "drawn" if "overlays" in self.kinds else "predicted"
         return f"{' and '.join(counts)} {done} in {self.folder}{kinds}"

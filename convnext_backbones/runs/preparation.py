@@ -6,12 +6,13 @@ import logging
 import sys
 import tempfile
 import traceback
-import warnings
-from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, MutableSequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
+from .. import console
 from ..errors import OptionError, UserError
 from .fine_tuning import refuse_not_finite
 
@@ -98,10 +99,10 @@ def _made_in(error: Exception) -> str | None:
 
 
 def print_changes(option: str, lines: Iterable[str]) -> None:
-    """What --sample or --shrink does to a config."""
-    print(f"{option} changes this config:")
+    """Say what --sample or --shrink does to a config."""
+    console.say(f"{option} changes this config:")
     for line in lines:
-        print(f"  {line}")
+        console.say(f"  {line}")
 
 
 def missing_data(split: str, missing: Path, expected: str, way: str) -> UserError:
@@ -145,27 +146,34 @@ def replace_sync_bn(node) -> int:
     return count
 
 
-def quiet_warnings(
-    packages: Sequence[str], messages: str = "", loggers: Sequence[str] = ()
-) -> None:
-    """Ignore the packages' warnings, those whose text matches `messages`, and what the loggers say
-    below an error."""
-    for package in packages:
-        warnings.filterwarnings("ignore", module=rf"{package}(\.|$)")
-    if messages:
-        warnings.filterwarnings("ignore", message=messages)
-    for logger in loggers:
-        logging.getLogger(logger).setLevel(logging.ERROR)
-
-
-def shorten_console(loggers: Iterable[logging.Logger], talkative: tuple[str, ...]) -> None:
-    """Leave out what starts with one of `talkative` and hides the lines that one looks for; log files
-    keep it."""
+def keep_log(loggers: Iterable[logging.Logger], lines: console.Lines) -> None:
+    """Show on the console what a user looks for of a framework's lines, and write to its log file what
+    the rest of this process says."""
     for logger in loggers:
         for handler in logger.handlers:
             # Detectron2's log file is a plain stream too
             if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
-                handler.addFilter(lambda record: not record.getMessage().startswith(talkative))
+                console.shorten(handler, lines)
+            else:
+                console.keep_in(handler)
+
+
+def tell_run(model: nn.Module, log: Path | str | None) -> None:
+    """What is trained or evaluated, on what, and where the log lies, in a line each."""
+    parameters = list(model.parameters())
+    count = sum(parameter.numel() for parameter in parameters)
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    device = next((parameter.device for parameter in parameters), torch.device("cpu"))
+    name = (
+        f"{device}, {torch.cuda.get_device_name(device)}"
+        if device.type == "cuda"
+        else (f"{device}, {console.counted(torch.get_num_threads(), 'thread')}")
+    )
+    frozen = f", {trained / 1e6:.1f} of them trained" if trained < count else ""
+    console.say(f"model:  {type(model).__name__}, {count / 1e6:.1f} million parameters{frozen}")
+    console.say(f"device: {name}")
+    if log:
+        console.say(f"log:    {log}")
 
 
 def load_whole(

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 
 from filelock import FileLock
-from tqdm import tqdm
 
+from ..console import progress
 from .sample_data import SEGMENTATION_CLASSES, SHAPES, make_sample_data
 
 # ---- data
@@ -52,7 +52,7 @@ def ensure_sample_data(root: Path = SAMPLE_ROOT) -> Path:
         if not stamp.exists() or json.loads(stamp.read_text()) != made_of:
             make_sample_data(
                 root, train=TRAIN, val=VAL, seed=SEED,
-                progress=lambda jobs: tqdm(jobs, desc=f"writing sample data to {root}"),
+                progress=lambda jobs: progress(jobs, f"writing sample data to {root}"),
             )  # fmt: skip
             stamp.write_text(json.dumps(made_of))
     return root

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..checkpoints import framework_of_names
+from ..console import say
 from ..errors import UserError
 
 ENTRIES = ("state_dict", "model")  # MMEngine's and Detectron2's
@@ -32,10 +33,7 @@ def checkpoint_file(path: str) -> str:
                 f"{path} names no checkpoint that is beside it; give a checkpoint's own file"
             )
     elif place.is_dir() and not (place / ".metadata").exists():  # which a checkpoint in parts has
-        best = sorted([*place.glob("best_*.pth"), *place.glob("model_best.pth")], key=_age)
-        others = sorted(place.glob("*.pth"), key=_age)
-        found = best[-1] if best else _noted(place / "last_checkpoint") or (others or [None])[-1]
-        which = "the best" if best else "the newest"
+        found, which = best_or_newest(place)
         if not found:
             raise UserError(
                 f"{path} is a folder without a checkpoint (*.pth); give a checkpoint's file, or the work "
@@ -44,8 +42,16 @@ def checkpoint_file(path: str) -> str:
     else:
         return path
     if _prints():
-        print(f"checkpoint:  {found}, {which} of the run")
+        say(f"checkpoint:  {found}, {which} of the run")
     return str(found)
+
+
+def best_or_newest(folder: Path) -> tuple[Path | None, str]:
+    """The checkpoint of a run's work directory, and which it is; None where there is none."""
+    if best := sorted([*folder.glob("best_*.pth"), *folder.glob("model_best.pth")], key=_age):
+        return best[-1], "the best"
+    newest = _noted(folder / "last_checkpoint") or max(folder.glob("*.pth"), key=_age, default=None)
+    return newest, "the newest"
 
 
 def _prints() -> bool:
@@ -88,8 +94,8 @@ def tell_weights(content: Mapping) -> None:
     if not _prints():
         return
     if content.get(AVERAGES):
-        print(
+        say(
             "weights:     the averages that EMA keeps; those as trained, also in the file, are not used"
         )
     else:
-        print("weights:     as trained")
+        say("weights:     as trained")

@@ -17,6 +17,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
+from ...console import say
 from ...errors import UserError
 from ...runs.guards import Limits
 from ...runs.preparation import CONFIG_ERRORS, existing_config, print_changes
@@ -315,7 +316,7 @@ def _folder_of_run(config: Path, output_dir: str) -> str:
     own = config.name == "config.yaml" and (config.parent / "last_checkpoint").is_file()
     if own and config.parent.resolve() != Path(output_dir).resolve():
         if os.path.isabs(output_dir):
-            print(f"the run of {config} was moved: it goes on there, not in {output_dir}")
+            say(f"the run of {config} was moved: it goes on there, not in {output_dir}")
         return str(config.parent)
     return os.path.expanduser(output_dir)
 

@@ -10,6 +10,7 @@ from detectron2.utils import comm
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
+from ...console import say
 from ...errors import UserError
 from ...network.convnext import Trunk
 from ...runs.fine_tuning import check_options, weights_of
@@ -48,7 +49,7 @@ def take_options(run: Run, args: Namespace) -> None:
             f"--early-stop {args.early_stop}: ends after {args.early_stop} validations without a better metric"
         )
     for line in lines:
-        print(line)
+        say(line)
 
 
 def _set(run: Run, key: str, value) -> None:
@@ -147,7 +148,7 @@ class EarlyStopping(HookBase):
         self.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
         if comm.is_main_process():
             value = f"{best['metric']} {best['value']:.3f} after step {reached}" if best else "none"
-            print(
+            say(
                 f"stopped early after step {done}: {since} validations brought no better metric than the "
                 f"best, {value}"
             )

@@ -10,6 +10,7 @@ from detectron2.engine import HookBase, hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
+from ...console import progress
 from ...runs.guards import not_finite_in
 from ...runs.interruption import Interruption
 from ...runs.whole_files import write_whole, written_whole
@@ -96,6 +97,24 @@ class Evaluation(hooks.EvalHook):
             with written_whole(self._folder / BEST) as file:
                 torch.save({"model": self._model.state_dict(), **named, **best}, file)
         write_whole(self._folder / EVALUATED, json.dumps(dict(metrics=names, best=best)))
+
+
+class Progress(HookBase):
+    """A bar of the steps, between the log's lines."""
+
+    def before_train(self) -> None:
+        self.steps = progress(
+            desc="training",
+            total=self.trainer.max_iter,
+            initial=self.trainer.start_iter,
+            unit="step",
+        )
+
+    def after_step(self) -> None:
+        self.steps.update()
+
+    def after_train(self) -> None:
+        self.steps.close()
 
 
 def evaluated(folder: Path) -> dict:

@@ -8,6 +8,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from ...console import say
 from ...data.pictures import probe, read_label_map
 from ...errors import UserError
 from ...runs.host import Classes, Result
@@ -46,9 +47,9 @@ def metadata_of(dataset: str | None):
         try:
             DatasetCatalog.get(dataset)
         except (UserError, OSError, AssertionError, ValueError, KeyError) as error:
-            print(f"the data set {dataset!r} cannot be read ({error})")
+            say(f"the data set {dataset!r} cannot be read ({error})")
     if not _named(meta):
-        print(
+        say(
             f"nothing names the classes: numbers stand for them. MetadataCatalog.get({meta.name!r})"
             ".set(thing_classes=[..]), or stuff_classes for segmentation, names them"
         )

@@ -5,6 +5,7 @@ evaluators. Checkpoints are read without executing.
 """
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import re
@@ -35,13 +36,14 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessExitedException
 
 from ...checkpoints import read_checkpoint
+from ...console import Lines, counted, hide, progress, say
 from ...data.pictures import read_picture
 from ...errors import Stopped, UserError, exit_with_sentence
 from ...runs import preparation, trained
 from ...runs.guards import Limits
 from ...runs.host import Entry, Example
 from ...runs.interruption import SIGNALS, Interruption
-from ...runs.report import records_of
+from ...runs.report import in_line, records_of
 from ...runs.visualize import spread
 from . import data, fine_tuning, own_data
 from .agreement import check, check_registered
@@ -49,7 +51,7 @@ from .configs import Run, YamlRun
 from .configs import load_config as load_config  # part of the contract
 from .fine_tuning import EarlyStopping, StoppedEarly
 from .guards import LAZY, YAML, Guard
-from .loop import EVALUATED, Evaluation, Stopping, best_of, evaluated
+from .loop import EVALUATED, Evaluation, Progress, Stopping, best_of, evaluated
 from .prediction import holds_objects, metadata_of, output_of
 from .prediction import infer as infer
 from .prediction import result_of as result_of
@@ -57,6 +59,8 @@ from .prediction import truth_of as truth_of
 from .records import records as records
 from .saving import last_whole
 from .trying import try_mappers
+
+LOGGER = logging.getLogger("detectron2.convnext_backbones")  # below what Detectron2 sets up
 
 WORK_DIRS = "work_dirs/detectron2"
 # Of an evaluator_type, how the files lie.
@@ -77,23 +81,22 @@ METRICS = {
 AP_OF = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 LEFT_OUT = ("BoundaryIoU-", "min(IoU", "ACC-")  # beside IoU-class
 
-# Console lines that hide the ones one looks for; the log file keeps them.
-TALKATIVE = (
-    "Environment info", "Command line arguments", "Running with full config", "Full config saved",
-    "Rank of current process", "[DatasetMapper]", "Serializing", "Serialized", "Distribution of",
-    "Using training sampler", "Making batched data loader", "[DetectionCheckpointer]",
-    "[Checkpointer]", "OrderedDict", "Start inference on", "Inference done", "Total inference", "Evaluation results",
-    "Preparing results", "Evaluating predictions", "Loading and preparing", "Evaluate annotation",
-    "Per-category", "copypaste", "[CommonMetricPrinter]", "No checkpoint found", "Saving results",
-    "Exception during training", "Exception in writing metrics", "Error when instantiating",
+# What a console shows of the frameworks' lines; the log file keeps all.
+LINES = Lines(
+    shown=(
+        "Starting training from iteration", " (eta|iter): ", "Saving checkpoint to", "Removed [1-9]",
+        "Overall training speed", "Total training time", "Auto-scaling the config",
+        "Annotations are not available for evaluation",
+    ),
+    noise=("Exception during training", "Exception in writing metrics", "Error when instantiating"),
 )  # fmt: skip
 
 
 # ---- before a run --------------------------------------------------------------------------------
 def quiet_warnings() -> None:
-    """Silence the frameworks' own deprecation warnings; not ours."""
-    preparation.quiet_warnings(
-        ("detectron2", "fvcore", "torch", "torchvision", "pycocotools", "pkg_resources"),
+    """Leave what the frameworks print and warn of to the log file; not ours."""
+    hide(
+        ("detectron2", "fvcore", "iopath", "torch", "torchvision", "pycocotools", "pkg_resources"),
         loggers=("torch.utils.cpp_extension", "torch.fx._symbolic_trace"),
     )
 
@@ -179,7 +182,7 @@ def fit_to_device(run: Run) -> None:
     count = preparation.replace_sync_bn(run.cfg)
     changes += [f"SyncBN -> BN ({count} places)"] if count else []
     if changes:
-        print(f"without a GPU, {processes} process{'es' * (processes > 1)}: {'; '.join(changes)}")
+        say(f"without a GPU, {counted(processes, 'process')}: {'; '.join(changes)}")
 
 
 # ---- the run -------------------------------------------------------------------------------------
@@ -229,7 +232,7 @@ def set_up(run: Run, args) -> None:
         setup_logger(output, distributed_rank=rank, name="fvcore"),
         setup_logger(output, distributed_rank=rank),
     ]
-    preparation.shorten_console(loggers, TALKATIVE)
+    preparation.keep_log(loggers, LINES)
     default_setup(run.cfg, args)
 
 
@@ -243,6 +246,7 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
     """Train, evaluate and save as the config says; returns the model, on every process."""
     settings = run.settings
     model = build(run)
+    preparation.tell_run(model, Path(settings.output_dir, "log.txt"))
     with preparation.refused("training data"):
         loader = run.build_train_loader()
         try_mappers(loader, run.build_test_mapper)
@@ -267,7 +271,7 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
         every = [hooks.IterationTimer(), hooks.LRScheduler(scheduler=scheduler)]
         saving = [hooks.PeriodicCheckpointer(checkpointer, **settings.checkpointer)] if main else []
         evaluation = Evaluation(
-            settings.eval_period, lambda: results_of(run, wrapped), model, folder, stopping
+            settings.eval_period, lambda: _validated(run, wrapped), model, folder, stopping
         )
         keys = YAML if isinstance(run, YamlRun) else LAZY
         ending = [stopping, Guard(folder=folder, keys=keys, **run.limits._asdict())]
@@ -278,7 +282,8 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
         if main:
             writers = default_writers(settings.output_dir, settings.max_iter)
             trainer.register_hooks([hooks.PeriodicWriter(writers, period=settings.log_period)])
-            print(
+            trainer.register_hooks([Progress()])
+            LOGGER.info(
                 f"optimizer: {len(rates)} parameter groups, lr {min(rates):.3g} to {max(rates):.3g}"
             )
         try:
@@ -289,7 +294,7 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
             raise _beyond_classes(run, error) from error
     own = own_data.only_known_here([*settings.train_data, *settings.test_data])
     if main and own:
-        print(
+        say(
             f"your Python registers {', '.join(own)}: the lines below need import=FILE.py, which runs it"
         )
     return model
@@ -317,16 +322,27 @@ def results_of(run: Run, model: torch.nn.Module) -> dict:
     results = {}
     for dataset in run.settings.test_data:
         loader, evaluator = run.build_test_loader(dataset), run.build_evaluator(dataset)
-        found = inference_on_dataset(model, loader, evaluator)
+        shown = progress(loader, "evaluating", unit="batch")
+        found = inference_on_dataset(model, shown, evaluator)
         if found and comm.is_main_process():
             print_csv_format(found)
         results[dataset] = found or {}
     return results if len(results) > 1 else next(iter(results.values()), {})
 
 
+def _validated(run: Run, model: torch.nn.Module) -> dict:
+    """results_of, told in a line."""
+    results = results_of(run, model)
+    if results and comm.is_main_process():
+        found = flatten_results_dict(results)
+        LOGGER.info(f"validation: {in_line(_metrics(found, found))}")
+    return results
+
+
 def evaluate(run: Run, checkpoint: str) -> dict[str, float]:
     """The metrics of a checkpoint, loaded whole, on the test data; {} off the main process."""
     model = build(run)
+    preparation.tell_run(model, Path(run.settings.output_dir, "log.txt"))
     trained.tell_weights(load_trained(model, checkpoint))
     found = flatten_results_dict(results_of(run, model))
     return _metrics(found, found)

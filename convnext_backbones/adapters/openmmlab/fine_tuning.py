@@ -7,6 +7,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.registry import MODELS
 
+from ...console import say
 from ...errors import UserError
 from ...network.convnext import Trunk
 from ...runs.fine_tuning import check_options, weights_of
@@ -39,7 +40,7 @@ def take_options(cfg: Config, args: Namespace) -> None:
         lines.append(_stop_early(cfg, args.early_stop))
     if is_main_process():
         for line in lines:
-            print(line)
+            say(line)
 
 
 def _freeze(cfg: Config, count: int) -> Iterator[str]:

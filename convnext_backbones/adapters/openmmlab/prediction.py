@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, TRANSFORMS, Registry, init_default_scope
 
+from ...console import say
 from ...errors import UserError
 from ...runs.host import Classes, Result
 from ...runs.preparation import refused
@@ -61,11 +62,12 @@ def multi_scale_pipeline(cfg: Config) -> list[dict]:
         factor = transform.pop("scale_factor")
         transform["scale"] = tuple(round(side * factor) for side in size)
     if factors:
-        print(f"--tta: the scale factors count from the test size, {size[0]}x{size[1]}")
+        say(f"--tta: the scale factors count from the test size, {size[0]}x{size[1]}")
     elif size not in [tuple(t["scale"]) for t in resizes if _is_size(t)]:
-        print(
+        say(
             f"--tta: none of the sizes of tta_pipeline is the test size, {size[0]}x{size[1]}; if that was "
-            "changed, change them, too"
+            "changed, change them, too",
+            always=True,
         )
     return pipeline
 
@@ -110,15 +112,16 @@ def names_of(cfg: Config, dataset_meta: dict, checkpoint: str) -> dict:
     classes, wanted = dataset_meta.get("classes"), own.get("classes")
     if not classes:
         where = "the config names them" if wanted else "numbers stand for them"
-        print(f"{checkpoint} names no classes (meta.dataset_meta): {where}")
+        say(f"{checkpoint} names no classes (meta.dataset_meta): {where}", always=True)
         return own
     if wanted and dataset.get("metainfo") and list(classes) != list(wanted):
         pairs = zip(classes, wanted, strict=False)
         k = next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(classes), len(wanted)))
         of = ["none" if k >= len(names) else repr(names[k]) for names in (classes, wanted)]
-        print(
+        say(
             f"the checkpoint's {len(classes)} classes are taken, not the config's {len(wanted)}: class {k} "
-            f"is {of[0]}, the config's {of[1]}"
+            f"is {of[0]}, the config's {of[1]}",
+            always=True,
         )
     return dataset_meta
 

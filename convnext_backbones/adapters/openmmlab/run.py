@@ -21,6 +21,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
+from ...console import Lines, hide, say
 from ...data.pictures import read_picture
 from ...errors import UserError
 from ...runs import preparation, trained
@@ -39,6 +40,7 @@ from .prediction import holds_objects, multi_scale_pipeline, names_of, test_pipe
 from .prediction import infer as infer
 from .prediction import result_of as result_of
 from .prediction import truth_of as truth_of
+from .progress import Progress
 from .records import records as records  # part of the contract
 from .sample import shrink_backbone, shrink_detection, shrink_segmentation
 from .saving import last_whole
@@ -48,11 +50,19 @@ DATA = {"mmdet": "coco", "mmseg": "ade20k"}  # default scope to the kind of its 
 
 TRAINING = ("train_dataloader", "train_cfg", "optim_wrapper")  # what MMEngine trains with
 
-# Console lines that hide the ones one looks for; the log file keeps them.
-TALKATIVE = (
-    "set param ", "Param groups =", "Config:", "Hooks will be executed", "\n---", "paramwise_",
-    "self.paramwise_cfg", "Build LearningRateDecay", "Name of parameter", "Distributed training",
-    '"FileClient"', '"HardDiskBackend"',
+# What a console shows of the frameworks' lines; the log file keeps all.
+LINES = Lines(
+    shown=(
+        r"(Iter|Epoch)\(train\)", "Load checkpoint from",
+        "resumed epoch", "Saving checkpoint at", "The best checkpoint with", "LR is set based on",
+        "the monitored metric", "Number of GPU used", 'Model has been "compiled"', "Enabling the ",
+        "No mosaic and mixup", "Add additional L1 loss", "Switch pipeline",
+    ),
+    noise=(
+        "The prefix is not set in metric class", "Dataset .* has no metainfo", "init_weights of .* more than",
+        '"(FileClient|HardDiskBackend|file_client_args)"', "Reach the end of the dataloader",
+        "The value of momentum in EMA", "Failed to search registry with scope",
+    ),
 )  # fmt: skip
 
 
@@ -97,7 +107,7 @@ class QuietRunner(Runner):
 
     def build_logger(self, *args, **kwargs):
         logger = super().build_logger(*args, **kwargs)
-        preparation.shorten_console([logger], TALKATIVE)
+        preparation.keep_log([logger], LINES)
         return logger
 
     def build_optim_wrapper(self, optim_wrapper):
@@ -115,10 +125,10 @@ class QuietRunner(Runner):
 
 # ---- before a run --------------------------------------------------------------------------------
 def quiet_warnings() -> None:
-    """Silence the frameworks' own deprecation warnings; not ours."""
-    preparation.quiet_warnings(
-        ("mmengine", "mmcv", "mmdet", "mmseg", "torch", "torchvision", "pycocotools"),
-        messages=".*(build_loss|avg_non_ignore|align_corners).*",
+    """Leave what the frameworks print and warn of to the log file; not ours."""
+    hide(
+        ("mmengine", "mmcv", "mmdet", "mmseg", "mmpretrain", "torch", "torchvision", "pycocotools"),
+        messages=(".*(build_loss|avg_non_ignore|align_corners)",),
     )
 
 
@@ -169,7 +179,7 @@ def load_config(
             "this tool runs 'mmdet' and 'mmseg' configs"
         )
     for line in lines:
-        print(f"{path}: {line}")
+        say(f"{path}: {line}")
     init_default_scope(cfg.default_scope)
     config_mistakes.refuse(path, config_files.unread_keys(cfg, source))
     roots = config_files.roots_of(source)
@@ -277,8 +287,8 @@ def fit_to_device(cfg: Config) -> None:
         changes.append("nccl -> gloo")
     if changes and is_main_process():
         device = "GPU" if cuda else "CPU"
-        print(f"on this {device}, {'one process' if launcher == 'none' else launcher}: "
-              + "; ".join(changes))  # fmt: skip
+        say(f"on this {device}, {'one process' if launcher == 'none' else launcher}: "
+            + "; ".join(changes))  # fmt: skip
 
 
 # ---- the run -------------------------------------------------------------------------------------
@@ -297,8 +307,9 @@ def train(cfg: Config, *, resume: bool) -> Runner:
         cfg.resume = True
     with preparation.refused("run"):
         runner = QuietRunner.from_cfg(cfg)
+    preparation.tell_run(runner.model, runner.logger.log_file)
     with Interruption() as interruption:
-        for hook in (Remarks(), ClassesHook(), StopOnSignal(interruption)):
+        for hook in (Remarks(), ClassesHook(), StopOnSignal(interruption), Progress()):
             runner.register_hook(hook)
         runner.train()
     return runner
@@ -310,6 +321,8 @@ def evaluate(cfg: Config, checkpoint: str) -> dict[str, float]:
     cfg.model.get("module", cfg.model).backbone.init_cfg = None  # below test-time augmentation
     with preparation.refused("run"):
         runner = QuietRunner.from_cfg(cfg)
+    preparation.tell_run(runner.model, runner.logger.log_file)
+    runner.register_hook(Progress())
     model = runner.model
     while hasattr(model, "module"):  # below test-time augmentation and DDP
         model = model.module
