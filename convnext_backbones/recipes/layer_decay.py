@@ -6,11 +6,14 @@ this package and of the frameworks it serves takes its groups from here.
     layer_wise   0 is the stem. Each stage then counts one layer per three blocks, its downsampling
                  among the first: depths (3, 3, 9, 3) give layers 1 | 2 | 3 4 5 | 6.
     stage_wise   0 is the stem and all downsampling, i + 1 is stage i.
+    block_wise   a layer for each block, from 1; the stem and a stage's downsampling are in the layer of
+                 the block after them.
 
-Both: what follows the trunk (output norms, neck, heads) is layer L + 1, where L is the last layer
-that layer_wise counts, and a layer's scale is decay_rate ** (L + 1 - layer).
+All: what follows the trunk (output norms, neck, heads) is layer L + 1, where L is the last layer that
+layer_wise counts (block_wise: the number of blocks), and a layer's scale is decay_rate ** (L + 1 - layer).
 
-Source: facebookresearch/ConvNeXt, object_detection/mmcv_custom and semantic_segmentation/mmcv_custom,
+Source: of block_wise facebookresearch/ConvNeXt-V2, optim_factory.py, where it is called single and layer_wise
+group; of the others facebookresearch/ConvNeXt, object_detection/mmcv_custom and semantic_segmentation/mmcv_custom,
 and their copies, MMDetection's and MMSegmentation's LearningRateDecayOptimizerConstructor. For the
 published depths and num_layers (6 for 9 blocks in stage 3, 12 for 27) the groups are theirs. They
 depart where that code assumes what it does not know:
@@ -26,7 +29,7 @@ from collections.abc import Iterable, Sequence
 from ..errors import UserError
 from ..network.wrappers import unwrapped
 
-DECAY_TYPES = ("layer_wise", "stage_wise")
+DECAY_TYPES = ("layer_wise", "stage_wise", "block_wise")
 BLOCKS_PER_LAYER = 3
 
 _BLOCK = re.compile(
@@ -35,13 +38,15 @@ _BLOCK = re.compile(
 _DOWNSAMPLE = re.compile(r"(?:^|\.)downsample_layers\.(\d+)\.\d+\.\w+$")
 
 
-def num_layers(depths: Sequence[int]) -> int:
-    """L, the last layer that layer_wise counts: 6 for (3, 3, 9, 3), 12 for (3, 3, 27, 3)."""
+def num_layers(depths: Sequence[int], decay_type: str = "layer_wise") -> int:
+    """L, the last layer before the heads: 6 for (3, 3, 9, 3), 12 for (3, 3, 27, 3); block_wise 18 and 36."""
+    if decay_type == "block_wise":
+        return sum(depths)
     return sum(_layers_of_stage(depth) for depth in depths)
 
 
 def layer_id(name: str, depths: Sequence[int], decay_type: str = "layer_wise") -> int:
-    """The layer, 0 to num_layers(depths) + 1, of a parameter of the backbone or of a model with it.
+    """The layer, 0 to num_layers(depths, decay_type) + 1, of a parameter of the backbone or of a model with it.
 
     Raises:
         ValueError: an unknown decay_type, or a stage or block that the depths do not have.
@@ -51,13 +56,15 @@ def layer_id(name: str, depths: Sequence[int], decay_type: str = "layer_wise") -
     plain = unwrapped(name)
     block, downsample = _BLOCK.search(plain), _DOWNSAMPLE.search(plain)
     if not block and not downsample:
-        return num_layers(depths) + 1
+        return num_layers(depths, decay_type) + 1
     stage = int((block or downsample)[1])
     number = int(block[2]) if block else 0
     if stage >= len(depths) or number >= depths[stage]:
         raise ValueError(f"{name} is no parameter of a network with depths {tuple(depths)}")
     if decay_type == "stage_wise":
         return stage + 1 if block else 0
+    if decay_type == "block_wise":
+        return sum(depths[:stage]) + number + 1
     if downsample and stage == 0:  # the stem
         return 0
     return 1 + num_layers(depths[:stage]) + number // BLOCKS_PER_LAYER
@@ -67,7 +74,7 @@ def learning_rate_scale(
     name: str, depths: Sequence[int], decay_rate: float, decay_type: str = "layer_wise"
 ) -> float:
     """What the base learning rate is multiplied by for this parameter; 1 for the heads."""
-    return decay_rate ** (num_layers(depths) + 1 - layer_id(name, depths, decay_type))
+    return decay_rate ** (num_layers(depths, decay_type) + 1 - layer_id(name, depths, decay_type))
 
 
 def trained_depths(networks: Sequence) -> tuple[int, ...]:

@@ -175,3 +175,37 @@ def test_wrong_arguments_are_named():
         layer_id("backbone.stages.3.5.dwconv.weight", ATTO)
     with pytest.raises(ValueError, match="got 'layerwise'"):
         layer_id("head.weight", ATTO, "layerwise")
+
+
+@pytest.mark.parametrize("depths", [ATTO, (3, 3, 9, 3)])
+def test_block_wise_is_v2s_single(depths):
+    """facebookresearch/ConvNeXt-V2: a layer for each block, from 1, a downsampling in that of the block after."""
+    model = ConvNeXtV2({"depths": depths, "dims": (8, 8, 8, 8)})
+
+    def single(name):
+        place, *rest = name.split(".")
+        if place == "downsample_layers":
+            return sum(depths[: int(rest[0])]) + 1
+        return (
+            sum(depths[: int(rest[0])]) + int(rest[1]) + 1 if place == "stages" else sum(depths) + 1
+        )
+
+    names = [name for name, _ in model.named_parameters()] + ["head.weight"]
+    assert {layer_id(name, depths, "block_wise") for name in names} == set(
+        range(1, sum(depths) + 2)
+    )
+    for name in names:
+        assert layer_id(name, depths, "block_wise") == single(name)
+        scale = learning_rate_scale(name, depths, 0.9, "block_wise")
+        assert scale == pytest.approx(0.9 ** (sum(depths) + 1 - single(name)))
+
+
+def test_layer_wise_of_base_is_v2s_group():
+    """facebookresearch/ConvNeXt-V2's twelve layers, which it counts for depths (3, 3, 27, 3) alone."""
+    depths = (3, 3, 27, 3)
+    expected = {
+        "downsample_layers.0.0.weight": 0, "stages.0.2.gamma": 1, "downsample_layers.2.1.weight": 3,
+        "stages.2.0.pwconv1.weight": 3, "stages.2.26.pwconv1.weight": 11, "downsample_layers.3.0.bias": 12,
+        "stages.3.0.dwconv.bias": 12, "head.bias": 13,
+    }  # fmt: skip
+    assert {name: layer_id(name, depths, "layer_wise") for name in expected} == expected

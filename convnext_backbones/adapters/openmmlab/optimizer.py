@@ -34,7 +34,7 @@ class ConvNeXtLayerDecay:
 
     paramwise_cfg, all optional:
         decay_rate: a layer's learning rate over that of the next; 1.0, the default, for no decay.
-        decay_type: "layer_wise" (default) or "stage_wise".
+        decay_type: "layer_wise" (default), "stage_wise" or "block_wise".
         custom_keys: {part of a name: dict(lr_mult=..., decay_mult=...)}. They multiply what layer
             decay gives; the longest matching part counts, as in MMEngine's default constructor.
             Norms, biases, layer scale and GRN have no weight decay to multiply.

@@ -1,11 +1,5 @@
-"""FCMAE by MMEngine's runner: a run's config, what it names, and what is left at its end.
+"""FCMAE by MMEngine's runner: a run's config, what it names, and what is left at its end (own_runs.py)."""
 
-The config lies in the run's folder as any other's. A run is train's: it goes on bit for bit, leaves out pictures that
-cannot be read, stops where the loss is not finite (run.py).
-"""
-
-import json
-import os
 from argparse import Namespace
 from datetime import date
 from pathlib import Path
@@ -13,9 +7,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 from mmengine.dist import all_reduce, get_dist_info, is_main_process
-from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, HOOKS, MODELS
+from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS, MODELS
 from mmengine.structures import BaseDataElement
 
 from ...console import counted, say
@@ -35,13 +28,11 @@ from ...pretraining.pictures import (
 from ...recipes.pretraining import PRETRAINING, pretraining_recipe
 from ...runs import preparation, report
 from ...runs.commands import called, leave_group
-from ...runs.guards import Limits
 from ...runs.sample import SHRUNK_DEPTHS, SHRUNK_DIMS, WIDTH, ensure_sample_data
 from ...runs.visualize import save_grid, spread
-from ...runs.whole_files import logs_end_quietly, text_written_whole, written_whole
-from . import run
+from ...runs.whole_files import logs_end_quietly, written_whole
+from . import own_runs, run
 from .checkpoints import read_training_checkpoint
-from .guards import set_limits
 from .registration import register
 from .saving import last_whole
 
@@ -105,15 +96,6 @@ class Numbers(PassingNumbers):
         super().__init__(len(dataset), rank=rank, processes=processes)
 
 
-class Throughput(Hook):
-    """Pictures a second, over all processes, among what is logged."""
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        seconds = runner.message_hub.get_scalar("train/time").current()
-        pictures = len(data_batch["inputs"]) * get_dist_info()[1]
-        runner.message_hub.update_scalar("train/pictures_per_s", pictures / max(seconds, 1e-9))
-
-
 def unlabelled_batch(samples: list[Sample]) -> dict:
     """Samples as MMEngine's models have a batch; data_samples name the pictures for who reports on them."""
     return dict(
@@ -126,7 +108,6 @@ def unlabelled_batch(samples: list[Sample]) -> dict:
 register(MODELS, FCMAEModel)
 register(DATASETS, UnlabelledPictures)
 register(DATA_SAMPLERS, Numbers)
-register(HOOKS, Throughput)
 FUNCTIONS.register_module(module=unlabelled_batch, force=True)
 
 
@@ -159,7 +140,7 @@ def prepared(args: Namespace) -> tuple[Config, dict]:
     masks.grid_of(*size, UNIT)
     masks.check_ratio(args.mask_ratio)
     listed = pictures_in(args.images)
-    count, processes = len(listed.pictures), _processes(args.launcher)
+    count, processes = len(listed.pictures), own_runs.processes_of(args.launcher)
     recipe = pretraining_recipe(count, args.recipe)
     epochs = args.epochs or (SAMPLE["epochs"] if args.sample else recipe.epochs)
     batch = args.batch or (SAMPLE["batch"] if args.sample else 64)
@@ -179,27 +160,17 @@ def prepared(args: Namespace) -> tuple[Config, dict]:
         recipe=next(name for name, row in PRETRAINING.items() if row == recipe), seed=args.seed,
         started_from=args.weights or "random weights",
     )  # fmt: skip
-    cfg = Config(
-        _config(args, version, size_name, size, epochs, steps, taken, recipe, recipe.rate(whole)),
-        cfg_text="# by convnext-backbones pretrain",
-        filename=f"pretrain_{network}.py",
+    config = _config(
+        args, version, size_name, size, epochs, steps, taken, recipe, recipe.rate(whole)
     )
     if args.shrink:
-        cfg.model.update(arch=dict(depths=SHRUNK_DEPTHS, dims=SHRUNK_DIMS), decoder_dim=WIDTH)
-    cfg.work_dir = str(args.work_dir or Path(run.WORK_DIRS) / f"pretrain_{network}")
-    cfg.launcher = args.launcher
-    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    cfg.merge_from_dict(run.overrides(args))
-    set_limits(cfg, Limits.named_in(args))
-    run.fit_to_device(cfg)
-    if args.resume:
-        settings = _resumed(cfg, settings)
-    preparation.check_writable(Path(cfg.work_dir))
+        config["model"] |= dict(
+            arch=dict(depths=SHRUNK_DEPTHS, dims=SHRUNK_DIMS), decoder_dim=WIDTH
+        )
+    cfg = own_runs.made(config, f"pretrain_{network}", args)
+    settings = own_runs.noted(cfg, settings, SETTINGS, resume=args.resume)
     if is_main_process():
         _tell(args, listed, settings, recipe, cfg, steps, whole, batch)
-        if not args.resume:
-            with text_written_whole(Path(cfg.work_dir) / SETTINGS) as file:
-                json.dump(settings, file, indent=2)
     return cfg, settings
 
 
@@ -222,17 +193,8 @@ def _size(sides) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def _processes(launcher: str) -> int:
-    """How many a launcher has started, before they know of each other."""
-    names = dict(pytorch="WORLD_SIZE", slurm="SLURM_NTASKS", mpi="OMPI_COMM_WORLD_SIZE")
-    return int(os.environ.get(names.get(launcher, ""), 1))
-
-
 def _config(args, version, arch, size, epochs, steps, batch, recipe, lr) -> dict:
     """The run's config, whole."""
-    wrapper = (
-        dict(type="AmpOptimWrapper", dtype="bfloat16") if args.amp else dict(type="OptimWrapper")
-    )
     hooks = [dict(type="Throughput")]
     if args.ema:
         hooks.append(dict(type="EMAHook", momentum=1 - args.ema))
@@ -255,59 +217,16 @@ def _config(args, version, arch, size, epochs, steps, batch, recipe, lr) -> dict
         ),
         train_cfg=dict(type="EpochBasedTrainLoop", max_epochs=epochs),
         optim_wrapper=dict(
-            **wrapper,
-            accumulative_counts=args.accumulate,
+            **own_runs.wrapper_of(args),
             optimizer=dict(type="AdamW", lr=lr, betas=recipe.betas, weight_decay=recipe.weight_decay),
             constructor="ConvNeXtLayerDecay",  # of none: it leaves norms, biases and GRN without weight decay
             paramwise_cfg=dict(decay_rate=1.0),
         ),
-        param_scheduler=_schedule(steps, recipe.warmup),
-        default_hooks=dict(
-            timer=dict(type="IterTimerHook"),
-            logger=dict(type="LoggerHook", interval=10, ignore_last=False),
-            param_scheduler=dict(type="ParamSchedulerHook"),
-            checkpoint=dict(type="CheckpointHook", interval=max(1, epochs // 20), max_keep_ckpts=2),
-            sampler_seed=dict(type="DistSamplerSeedHook"),
-        ),
+        param_scheduler=own_runs.schedule(steps, recipe.warmup),
+        default_hooks=own_runs.default_hooks(epochs),
         custom_hooks=hooks,
         randomness=dict(seed=args.seed),
     )  # fmt: skip
-
-
-def _schedule(steps: int, warmup: float) -> list[dict]:
-    """A warm-up over a share of the steps, and a cosine to 0."""
-    begin = max(2, round(warmup * steps))  # MMEngine's warm-up of one step never ends
-    if begin >= steps:
-        return []
-    return [
-        dict(type="LinearLR", start_factor=1e-4, begin=0, end=begin, by_epoch=False),
-        dict(type="CosineAnnealingLR", eta_min=0.0, begin=begin, end=steps, T_max=steps - begin, by_epoch=False),
-    ]  # fmt: skip
-
-
-def _resumed(cfg: Config, settings: dict) -> dict:
-    """The settings that the run in the folder was begun with.
-
-    Raises:
-        UserError: there is nothing to go on from, or the options are another run's.
-    """
-    if not last_whole(cfg.work_dir):
-        raise UserError(
-            f"nothing to resume: {cfg.work_dir} holds no checkpoint; leave out --resume"
-        )
-    file = Path(cfg.work_dir) / SETTINGS
-    before = {**settings, **(json.loads(file.read_text()) if file.is_file() else {})}
-    other = [
-        f"{name} {before[name]} (now {value})"
-        for name, value in settings.items()
-        if name != "started_from" and before[name] != value
-    ]
-    if other:
-        raise UserError(
-            f"the run in {cfg.work_dir} was begun with {', '.join(other)}: resume with the same options, or "
-            "start a new run in another --work-dir, from its weights with --weights"
-        )
-    return before
 
 
 def _tell(args, listed, settings, recipe, cfg, steps, whole, batch) -> None:

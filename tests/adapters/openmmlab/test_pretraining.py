@@ -18,7 +18,7 @@ pytest.importorskip("mmseg")
 from mmengine.config import Config
 
 from convnext_backbones import create_backbone
-from convnext_backbones.adapters.openmmlab import pretraining
+from convnext_backbones.adapters.openmmlab import own_runs, pretraining
 from convnext_backbones.checkpoints import inspect_checkpoint, load_pretrained, read_checkpoint
 from convnext_backbones.cli import run
 from convnext_backbones.network.convnext import ConvNeXtV2
@@ -137,18 +137,18 @@ def test_its_config_is_the_runs_own(finished):
 def test_a_stopped_run_goes_on_to_the_same_weights(
     finished, pictures, tmp_path, monkeypatch, capsys
 ):
-    plain = pretraining.Throughput.after_train_iter
+    plain = own_runs.Throughput.after_train_iter
 
     def stopping(self, runner, *args, **kwargs):
         plain(self, runner, *args, **kwargs)
         if runner.iter == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(pretraining.Throughput, "after_train_iter", stopping)
+    monkeypatch.setattr(own_runs.Throughput, "after_train_iter", stopping)
     options = ["--images", pictures, "--work-dir", tmp_path]
     assert pretrained(*options) == 143
     assert "--resume" in capsys.readouterr().err
-    monkeypatch.setattr(pretraining.Throughput, "after_train_iter", plain)
+    monkeypatch.setattr(own_runs.Throughput, "after_train_iter", plain)
     assert pretrained(*options, "--epochs", "8", "--resume") == 2
     assert "was begun with epochs 4 (now 8)" in capsys.readouterr().err
     assert pretrained(*options, "--resume") == 0
