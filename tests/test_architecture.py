@@ -45,6 +45,8 @@ ROOMS = {
     "torchvision",
     "lab": "checkpoints console create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision transformers triton",
+    "export": "checkpoints cv2 data errors network network/preprocessing network/selection network/variants numpy onnxruntime onnxscript openvino PIL torch "
+    "torchvision",
     "doctor": "checkpoints detectron2 kernels mmcv mmdet mmengine mmseg network numpy runs safetensors "
     "timm torch torchvision transformers",
     "registry": "mmengine",

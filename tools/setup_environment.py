@@ -34,7 +34,7 @@ NEEDED_GIB = 9
 VENVS = {"classic": ".venv", "onedl": ".venv-onedl", "keras": ".venv-keras"}
 WITHOUT_OPENMMLAB = ("keras",)
 PINS = {  # the files of requirements/ after build.txt
-    "classic": ("common", "classic", "keras", "docs"),
+    "classic": ("common", "classic", "keras", "docs", "export"),
     "onedl": ("common", "onedl"),
     "keras": ("common", "keras", "keras_backends"),
 }

@@ -49,6 +49,7 @@ COMMANDS = {
     "check-weights": Command("check_weights", "what a checkpoint is, and whether it loads whole"),
     "convert": Command("convert", "a checkpoint into the names and shapes of another source"),
     "show-recipe": Command("show_recipe", "what a config trains, beside the published recipe"),
+    "export": Command("export", "a trained network as a checked file for ONNX Runtime or OpenVINO"),
     "benchmark": Command("benchmark", "time and memory beside timm, transformers and torchvision"),
     "sample-data": Command("sample_data", "write the generated data set"),
     "doctor": Command("doctor", "what is installed, what works, what conflicts, how to mend it"),
@@ -72,6 +73,7 @@ EXTRAS = {
         "yaml",
     ),
     "lab": ("timm", "transformers"),
+    "export": ("onnxruntime", "onnxscript", "openvino"),
     "pretraining": ("sklearn",),
 }
 
