@@ -41,8 +41,6 @@ ROOMS = {
     "pretraining": "checkpoints console data errors network network/preprocessing network/refusals numpy rich runs safetensors sklearn "
     "torch torchvision",
     "runs": "checkpoints console cv2 data errors filelock matplotlib network network/wrappers numpy PIL pycocotools rich shapely torch torchvision",
-    "export": "checkpoints cv2 data errors network network/preprocessing network/variants numpy onnxruntime onnxscript openvino PIL torch "
-    "torchvision",
     "lab": "checkpoints console create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision transformers triton",
     "export": "checkpoints cv2 data errors network network/preprocessing network/selection network/variants numpy onnxruntime onnxscript openvino PIL torch "
