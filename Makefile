@@ -1,6 +1,6 @@
 # make demo      set up, train a segmentor on sample data, show it        (about 10 minutes, first time)
 # make test      set up, run the tests
-# make docs      set up, build the site into build/site
+# make docs      set up, build the site into build/site/docs
 # LANE=onedl     the maintained OpenMMLab forks instead of the classic releases
 # LANE=keras     Keras with TensorFlow, JAX and torch: the tests of its adapter
 LANE ?= classic
@@ -34,6 +34,7 @@ lint: setup
 	$(RUN) -m ruff format --check .
 
 docs: setup  # pages link to configs and the notebook, which lie beside docs/
+	rm -rf build/site
 	$(VENV)/bin/zensical build --clean --strict
 	cp -r configs notebooks build/site
-	@echo "look at it: $(RUN) -m http.server --directory build/site"
+	@echo "look at it: $(RUN) -m http.server --directory build/site, http://localhost:8000/docs/"

@@ -39,26 +39,28 @@ class Page(HTMLParser):
 def built(tmp_path_factory) -> tuple[Path, str]:
     """The site as `make docs` builds it, and what was said."""
     folder = tmp_path_factory.mktemp("site")
-    for name in ("docs", "convnext_backbones", "zensical.toml"):
-        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(DOCS, folder / "docs")
+    shutil.copy(ROOT / "zensical.toml", folder)
+    (folder / "convnext_backbones").symlink_to(ROOT / "convnext_backbones")
     done = subprocess.run(
         [zensical, "build", "--strict"], cwd=folder, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     site = folder / CONFIG["site_dir"]
     for beside in ("configs", "notebooks"):
-        (site / beside).symlink_to(ROOT / beside)
+        shutil.copytree(ROOT / beside, site.parent / beside)
     return site, re.sub(r"\x1b\[[\d;]*m", "", done.stdout + done.stderr)
 
 
 def test_the_build_says_nothing_of_faults(built):
     lines = [line for line in built[1].splitlines() if line.strip()]
-    assert [line.split(" in ")[0] for line in lines] == ["Build started", "No issues found", "Build finished"]  # fmt: skip
+    said = {line.split(" in ")[0] for line in lines}
+    assert said == {"Build started", "No issues found", "Build finished"}, built[1]
 
 
 def test_every_link_leads_to_a_page_a_file_or_an_anchor(built):
-    site = built[0].resolve()
-    pages = {path: Page(path) for path in built[0].resolve().rglob("*.html")}
+    site = built[0]
+    pages = {path: Page(path) for path in site.rglob("*.html")}
     assert len(pages) > 20
     broken = []
     for page in pages.values():
@@ -77,7 +79,7 @@ def test_every_link_leads_to_a_page_a_file_or_an_anchor(built):
                 target = Path(os.path.normpath(page.path.parent / unquote(parts.path)))
                 target = target / "index.html" if target.is_dir() else target
             anchors = pages[target].anchors if target in pages else ()
-            if not target.exists() or site not in target.parents or (
+            if not target.exists() or site.parent not in target.parents or (
                 parts.fragment and unquote(parts.fragment) not in anchors
             ):  # fmt: skip
                 broken.append(f"{page.path.relative_to(site)}: {link}")
