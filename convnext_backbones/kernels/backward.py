@@ -177,7 +177,7 @@ class _Scale:
         self.gamma, self.eps = weights.grn_gamma, settings.grn_eps
         scale, self.norm = grn_scale(kept.energy, self.gamma, self.eps)
         self.factor = scale[:, None].to(settings.dtype)
-        self.counted = None if inside is None else inside.flatten(1)
+        self.counted = None if inside is None else inside.flatten(1).to(settings.dtype)
         self.of_energy, self.of_gamma = torch.empty_like(kept.energy), 0
 
     def take(self, images: slice, gradient: Tensor) -> None:

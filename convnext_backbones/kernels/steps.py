@@ -58,7 +58,7 @@ def norm_is_wide(x: Tensor) -> bool:
 
 def seen(x: Tensor, inside: Tensor | None) -> Tensor:
     """What the depthwise convolution sees: zeros in padding, as beyond the map."""
-    return x if inside is None else x * inside[:, None]
+    return x if inside is None else x * inside[:, None].to(x.dtype)
 
 
 def depthwise(x: Tensor, w: Weights, settings: Settings) -> Tensor:
