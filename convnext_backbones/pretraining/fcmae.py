@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import UserError
 from ..network.convnext import INIT_STD, Block, ConvNeXt, ConvNeXtV2, init_weights, through
@@ -144,10 +145,8 @@ class FCMAE(nn.Module):
 
     def loss(self, images: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
         """The mean squared error of the prediction over the removed units, in float32 at least."""
-        error = prediction.to(torch.promote_types(images.dtype, torch.float32)) - self.target(
-            images
-        )
-        error = error.square().mean(dim=-1)  # (N, units)
+        prediction = prediction.to(torch.promote_types(images.dtype, torch.float32))
+        error = F.mse_loss(prediction, self.target(images), reduction="none").mean(dim=-1)
         return (error * mask).sum() / mask.sum()
 
     def target(self, images: Tensor) -> Tensor:
