@@ -1,4 +1,4 @@
-"""README.md and the pages in docs/: their blocks, and their Python as it stands there, run without a network.
+"""README.md and the pages in docs/: their blocks, and their Python as it stands there, run offline.
 
 tests/docs/test_blocks.py holds that every block is tried, by the table there.
 """

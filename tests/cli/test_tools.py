@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import noise
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,6 +75,30 @@ def test_a_run_ends_with_metrics_curves_and_predictions(run, request):
     for name in ("curves.png", "predictions.png"):
         assert str(work_dir.name + "/" + name) in printed
         assert np.asarray(Image.open(work_dir / name).convert("L")).std() > 5
+
+
+@pytest.mark.parametrize("run", ["segmentation", "detection"])
+def test_the_console_shows_steps_and_the_log_file_everything(run, request):
+    work_dir, printed = request.getfixturevalue(run)
+    log = next(work_dir.glob("*/*.log")).read_text()
+    talk = (*noise.OPENMMLAB, *(noise.COCO if run == "detection" else ()))
+    assert noise.not_shown(talk, printed, log) == []
+    assert noise.lacking(noise.STEPS, printed, log) == []
+    assert noise.lacking((r"\(train\) .*eta: .*loss: ", "validation: ", "Saving checkpoint"), printed) == []
+    assert max(map(len, printed.splitlines())) < 300
+
+
+def test_quiet_shows_the_result_and_verbose_everything(segmentation, folder):
+    work_dir, _ = segmentation
+    asked = [work_dir / Path(SEGMENTATION).name, (work_dir / "last_checkpoint").read_text()]
+    few = ["--cfg-options", "test_dataloader.dataset.indices=2"]
+    quiet = tool(folder, "test", *asked, "--quiet", *few)
+    assert quiet.lstrip().startswith(asked[1])
+    assert "mIoU (%)" in table(quiet)
+    verbose = tool(folder, "test", *asked, "--verbose", *few)
+    talk = ("The prefix is not set", "System environment:", "mmengine - INFO - ", "UserWarning")
+    assert noise.lacking(talk, verbose) == []
+    assert table(verbose) == table(quiet)
 
 
 @pytest.mark.parametrize("run", ["segmentation", "detection"])
@@ -209,6 +234,6 @@ def test_two_cpu_processes_train_together(folder):
     ],
 )
 def test_three_kinds_of_config_learn_the_sample_data(config, least, folder):
-    """Minutes each; README (What was measured) has what they reach, a constant answer under 20 %."""
+    """Minutes each; docs/proof.md has what they reach, a constant answer under 20 %."""
     metrics = table(tool(folder, "train", f"configs/{config}.py", "--sample", "--work-dir", config))
     assert all(float(metrics[name]) >= score for name, score in least.items()), metrics

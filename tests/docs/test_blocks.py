@@ -1,5 +1,5 @@
-"""Every block of README.md and docs/ is tried: Python and YAML by the test that RUN_BY names, commands against
-the parsers of the commands, the Makefile and pyproject.toml. A block of which this is not known is a failure.
+"""Every block of README.md and docs/ is tried: Python and YAML by the test that RUN_BY names, commands
+against their parsers, the Makefile and pyproject.toml. A block without a test is a failure.
 """
 
 import argparse
@@ -195,7 +195,7 @@ TARGETS = re.search(r"(?m)^\.PHONY: (.*)$", (ROOT / "Makefile").read_text())[1].
 
 
 def lines_of(page: str) -> list[str]:
-    """The commands of its shell blocks and those in its sentences, each with one of its alternatives."""
+    """The commands of its shell blocks and those in its sentences, with one alternative each."""
     whole = []
     for block in blocks_of(page):
         if block.language == SHELL:
@@ -209,7 +209,7 @@ def lines_of(page: str) -> list[str]:
 
 
 def alternatives(line: str) -> list[str]:
-    """Of `--to timm|official [--peer timm]` the lines that it stands for, options in brackets included."""
+    """Of `--to timm|official [--peer timm]` the lines it stands for, what is in brackets included."""
     line = re.sub(r"\[(-[^\]]*)\]", r"\1", line)
     choice = re.search(r"(?<![\w|])[\w-]+(\|[\w-]+)+", line)
     if not choice:

@@ -1,4 +1,4 @@
-"""notebooks/convnext_backbones.ipynb runs from its first cell to its last, without a network, and is kept without outputs."""
+"""The notebook runs from its first cell to its last, without a network, and is kept without outputs."""
 
 import os
 import shlex

@@ -6,9 +6,9 @@ import torch
 from randomness import random_images, randomised
 from torch import nn
 
-pytest.importorskip("mmdet", reason="mmdet is not installed (README, Environments, says how)")
-pytest.importorskip("mmseg", reason="mmseg is not installed (README, Environments, says how)")
-pytest.importorskip("detectron2", reason="detectron2 is not installed (README, Environments)")
+pytest.importorskip("mmdet", reason="mmdet is not installed (docs/install.md says how)")
+pytest.importorskip("mmseg", reason="mmseg is not installed (docs/install.md says how)")
+pytest.importorskip("detectron2", reason="detectron2 is not installed (docs/install.md says how)")
 
 from detectron2.layers import FrozenBatchNorm2d
 from fvcore.nn import FlopCountAnalysis

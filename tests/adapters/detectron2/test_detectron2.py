@@ -10,7 +10,7 @@ import pytest
 import torch
 
 pytest.importorskip(
-    "detectron2", reason="detectron2 is not installed (README, Environments, says how)"
+    "detectron2", reason="detectron2 is not installed (docs/install.md says how)"
 )
 
 import detectron2.export  # noqa: F401  (makes Detectron2's own FPN scriptable)

@@ -6,7 +6,7 @@ import pytest
 from pages import run, yaml_of
 
 pytest.importorskip(
-    "detectron2", reason="detectron2 is not installed (docs/install.md says how to install it)"
+    "detectron2", reason="detectron2 is not installed (docs/install.md says how)"
 )
 
 from detectron2 import model_zoo

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 pytest.importorskip(
-    "detectron2", reason="detectron2 is not installed (README, Environments, says how)"
+    "detectron2", reason="detectron2 is not installed (docs/install.md says how)"
 )
 
 from detectron2.config import get_cfg
@@ -60,7 +60,7 @@ def in_another_process(code: str) -> str:
 
 
 def config(path: Path):
-    """A shipped config as the README reads it, small enough to be built."""
+    """A shipped config as its page reads it, small enough to be built."""
     cfg = get_cfg()
     add_convnext_config(cfg)
     cfg.merge_from_file(str(path))

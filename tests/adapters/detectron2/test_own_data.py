@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip(
-    "detectron2", reason="detectron2 is not installed (README, Environments, says how)"
+    "detectron2", reason="detectron2 is not installed (docs/install.md says how)"
 )
 
 from data import folders
