@@ -38,21 +38,23 @@ ROOMS = {
     "recipes/writers": "checkpoints jinja2 network/variants recipes",
     "create": "checkpoints errors network network/variants",
     "data": "checkpoints console defusedxml errors jinja2 network/variants numpy PIL recipes recipes/writers supervision yaml",
-    "pretraining": "checkpoints console data errors network network/preprocessing network/refusals numpy rich runs safetensors sklearn "
-    "torch torchvision",
-    "runs": "checkpoints console cv2 data errors filelock matplotlib network network/wrappers numpy PIL pycocotools rich shapely torch torchvision",
-    "lab": "checkpoints console create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
-    "torchvision transformers triton",
+    "pretraining": "checkpoints console data errors matplotlib network network/preprocessing network/refusals numpy PIL recipes rich runs "
+    "safetensors sklearn timm torch torchvision",
+    "runs": "checkpoints console cv2 data errors filelock matplotlib mlflow network network/wrappers numpy PIL pycocotools rich shapely torch torchvision wandb",
     "export": "checkpoints cv2 data errors network network/preprocessing network/selection network/variants numpy onnxruntime onnxscript openvino PIL torch "
     "torchvision",
+    "lab": "checkpoints console create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
+    "torchvision transformers triton",
+    "looking": "checkpoints data errors lab matplotlib network network/preprocessing network/selection network/variants numpy PIL "
+    "pytorch_grad_cam runs torch",
     "doctor": "checkpoints detectron2 kernels mmcv mmdet mmengine mmseg network numpy runs safetensors "
     "timm torch torchvision transformers",
     "registry": "mmengine",
     "adapters": "errors runs yaml",
     "adapters/openmmlab": "checkpoints console data errors mmcv mmdet mmengine mmseg network network/geometry network/padding network/refusals "
-    "network/preprocessing network/variants network/wrappers numpy pretraining recipes recipes/layer_decay registry runs torch yaml",
-    "adapters/detectron2": "checkpoints console data detectron2 errors fvcore network network/padding "
-    "network/preprocessing network/refusals network/variants network/wrappers numpy omegaconf PIL recipes/layer_decay runs torch yaml",
+    "network/preprocessing network/variants network/wrappers numpy pretraining recipes recipes/layer_decay registry runs tensorboard torch yaml",
+    "adapters/detectron2": "checkpoints console data detectron2 errors fvcore mlflow network network/padding "
+    "network/preprocessing network/refusals network/variants network/wrappers numpy omegaconf PIL recipes/layer_decay runs torch wandb yaml",
     "adapters/huggingface": "checkpoints checkpoints/class_names errors huggingface_hub network network/preprocessing "
     "network/selection network/variants torch torchvision transformers",
     "adapters/keras": "checkpoints checkpoints/class_names errors keras network network/refusals network/selection network/variants numpy torch",
@@ -60,7 +62,7 @@ ROOMS = {
     "adapters/torchvision": "checkpoints create errors network network/variants torch torchvision",
 }
 ANYTHING = {"cli", "__main__"}  # nothing imports them
-WITH_FRAMEWORKS = {"doctor", "lab", "registry", "checkpoints/class_names"}  # beside the adapters
+WITH_FRAMEWORKS = {"doctor", "lab", "pretraining", "registry", "checkpoints/class_names"}  # beside the adapters
 
 
 class Import(NamedTuple):

@@ -20,6 +20,7 @@ IMPORTED_AS = {
     "huggingface-hub": "huggingface_hub",
     "scikit-learn": "sklearn",
     "mmsegmentation": "mmseg",
+    "grad-cam": "pytorch_grad_cam",
     "opencv-python": "cv2",  # what mmcv and supervision ask for
 }
 # Imported only where they are: detectron2 is in no registry, and Triton comes with torch where it runs.
@@ -33,12 +34,13 @@ ROOMS = {
     "create.py": (),
     "pretraining": ("pretraining", "runs"),
     "data": ("runs",),
-    "runs": ("runs",),
+    "runs": ("runs", "trackers"),
+    "looking": ("looking", "runs"),
     "adapters/__init__.py": ("runs",),
     "adapters/huggingface": ("huggingface",),
-    "adapters/openmmlab": ("openmmlab", "runs"),
+    "adapters/openmmlab": ("openmmlab", "runs", "trackers"),
     "registry.py": ("openmmlab",),
-    "adapters/detectron2": ("detectron2", "runs"),
+    "adapters/detectron2": ("detectron2", "runs", "trackers"),
     "adapters/keras": ("keras",),
     "adapters/timm": ("timm",),
     "adapters/torchvision": (),
@@ -99,8 +101,9 @@ def test_an_optional_extra_holds_only_what_its_room_imports(room, extra):
 
 
 @pytest.mark.parametrize(
-    "extra", ["runs", "openmmlab", "detectron2", "export", "huggingface", "keras", "lab", "timm"]
-)
+    "extra",
+    ["runs", "openmmlab", "detectron2", "export", "huggingface", "keras", "lab", "pretraining", "timm"],
+)  # fmt: skip
 def test_an_extra_holds_only_what_its_rooms_import(extra):
     rooms = [room for room, extras in ROOMS.items() if extra in extras]
     used = set().union(*map(imported, rooms), FOR_OTHERS.get(extra, ()))

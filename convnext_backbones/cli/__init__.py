@@ -43,6 +43,7 @@ COMMANDS = {
     "train": Command("train", "train a detector or segmentor of OpenMMLab or Detectron2"),
     "probe": Command("probe", "what frozen features tell of your classes: k-NN, linear"),
     "pretrain": Command("pretrain", "learn from pictures without labels (FCMAE)"),
+    "finetune": Command("finetune", "train a classifier of your classes from pretrained weights"),
     "test": Command("test", "evaluate a trained checkpoint on its config's test data"),
     "predict": Command("predict", "draw what a trained model sees in pictures"),
     "check-data": Command("check_data", "read every picture and label, and name what is wrong"),

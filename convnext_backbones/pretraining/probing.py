@@ -14,6 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -33,6 +36,7 @@ from ..network.preprocessing import EvaluationTransform
 from ..runs.whole_files import write_whole
 from .class_folders import ClassFolders, find_class_folders
 from .features import Features, default_cache, extract, in_words
+from .networks import options_of
 
 K = (10, 20)
 TEMPERATURE = 0.07
@@ -159,19 +163,7 @@ def network_of(file: Inspected, size: int | None) -> tuple[ConvNeXtClassifier, E
     Raises:
         UserError: it takes other than three channels; the size is smaller than the network's stride.
     """
-    network = file.network
-    if network.in_channels != 3:
-        raise UserError(
-            f"{file.source} takes images of {counted(network.in_channels, 'channel')}, and pictures have 3; "
-            "probe its features with pretraining.features in a program of yours"
-        )
-    model = ConvNeXtClassifier(
-        {"depths": network.depths, "dims": network.dims},
-        version=network.version,
-        num_classes=0,
-        patch_size=network.patch_size,
-        layer_scale_init_value=1e-6 if "stages.0.0.gamma" in file.state else None,
-    )
+    model = ConvNeXtClassifier(**options_of(file), num_classes=0)
     report = load_inspected(model, file)
     console.say(str(report))
     options, _ = preprocessing_of(file.located.weights, file.located.path, file.preprocessing)
@@ -202,10 +194,6 @@ def print_scores(
     data: ClassFolders, train: Features, val: Features, scores: Sequence[Score]
 ) -> None:
     """A row a class, and the two means."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     table = Table("class", "train", "val", *(score.method for score in scores))
     for column in table.columns[1:]:
         column.justify = "right"

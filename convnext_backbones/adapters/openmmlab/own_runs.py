@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ...errors import UserError
+from ...network.variants import VARIANTS, Variant, nearest
 from ...runs import preparation
 from ...runs.guards import Limits
 from ...runs.whole_files import text_written_whole
@@ -37,6 +38,20 @@ register(HOOKS, Throughput)
 
 
 # ---- its config ----------------------------------------------------------------------------------
+def network_named(arch: str) -> Variant:
+    """The network of --arch, "atto" (V2's) or a full name such as "convnext_tiny".
+
+    Raises:
+        UserError: there is none of this name, with what is near.
+    """
+    sizes = {variant.size: variant for variant in VARIANTS.values() if variant.version == 2}
+    if arch not in sizes and arch not in VARIANTS:
+        raise UserError(
+            f"--arch {arch}: there is no such network; {nearest(arch, VARIANTS if '_' in arch else sizes)}"
+        )
+    return sizes.get(arch) or VARIANTS[arch]
+
+
 def processes_of(launcher: str) -> int:
     """How many a launcher has started, before they know of each other."""
     names = dict(pytorch="WORLD_SIZE", slurm="SLURM_NTASKS", mpi="OMPI_COMM_WORLD_SIZE")
@@ -50,13 +65,13 @@ def wrapper_of(args: Namespace) -> dict:
 
 
 def schedule(steps: int, warmup: float, least: float = 0.0) -> list[dict]:
-    """A warm-up over a share of the steps, and a cosine to the least learning rate."""
+    """A warm-up over a share of the steps, and a cosine to a least share of the learning rate."""
     begin = max(2, round(warmup * steps)) if warmup else 0  # MMEngine's of one step never ends
     if begin >= steps:
         return []
     rising = dict(type="LinearLR", start_factor=1e-4, begin=0, end=begin, by_epoch=False)
     falling = dict(
-        type="CosineAnnealingLR", eta_min=least, begin=begin, end=steps, T_max=steps - begin, by_epoch=False,
+        type="CosineAnnealingLR", eta_min_ratio=least, begin=begin, end=steps, T_max=steps - begin, by_epoch=False,
     )  # fmt: skip
     return [rising, falling] if begin else [falling]
 

@@ -14,7 +14,6 @@ from mmengine.structures import BaseDataElement
 from ...console import counted, say
 from ...errors import UserError
 from ...network.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from ...network.variants import VARIANTS, nearest
 from ...pretraining import FCMAE, masks
 from ...pretraining.fcmae import DECODER_DIM
 from ...pretraining.files import load_fcmae, official_state
@@ -129,7 +128,8 @@ def prepared(args: Namespace) -> tuple[Config, dict]:
     Raises:
         UserError: wrong or missing input.
     """
-    version, size_name = _network(args.arch)
+    variant = own_runs.network_named(args.arch)
+    version, size_name = variant.version, variant.size
     if args.sample:
         args.images = args.images or str(ensure_sample_data() / "coco" / "train2017")
     elif not args.images:
@@ -172,17 +172,6 @@ def prepared(args: Namespace) -> tuple[Config, dict]:
     if is_main_process():
         _tell(args, listed, settings, recipe, cfg, steps, whole, batch)
     return cfg, settings
-
-
-def _network(arch: str) -> tuple[int, str]:
-    """Version and size of "atto" (V2's) or of a full name such as "convnext_tiny"."""
-    sizes = {variant.size: variant for variant in VARIANTS.values() if variant.version == 2}
-    if arch not in sizes and arch not in VARIANTS:
-        raise UserError(
-            f"--arch {arch}: there is no such network; {nearest(arch, VARIANTS if '_' in arch else sizes)}"
-        )
-    variant = sizes.get(arch) or VARIANTS[arch]
-    return variant.version, variant.size
 
 
 def _size(sides) -> tuple[int, int]:
