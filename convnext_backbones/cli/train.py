@@ -10,6 +10,7 @@ torchrun --nproc-per-node 8 tools/train.py configs/coco_mask_rcnn_convnext_t.py 
 from collections.abc import Sequence
 
 from ..adapters import host_of
+from ..runs.trackers import TRACKERS
 from . import make_parser
 from ._framework import parsed
 
@@ -27,6 +28,11 @@ def parser():
     parser.add_argument(
         "--shrink", action="store_true",
         help="a backbone of four blocks: with --sample, whether a config of any size runs, in seconds",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tracker", action="append", choices=TRACKERS, default=[],
+        help="config, losses, metrics and validation pictures in TensorBoard, Weights & Biases or MLflow, too; "
+        "can be given several times, and --resume goes on with the same series",
     )  # fmt: skip
     tuning = parser.add_argument_group("fine-tuning")
     tuning.add_argument(

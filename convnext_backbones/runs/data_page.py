@@ -1,6 +1,6 @@
 """A page of pictures with their labels drawn: the first offenders of each check, then some of each split."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from .visualize import FONT, draw_instances, draw_label_map, palette_of
 
 COLUMNS, WIDTH, HEIGHT = 3, 420, 360  # pixels of a tile's picture
 HEAD, GAP = 40, 10
+SHEET_WIDTH = COLUMNS * (WIDTH + GAP) + GAP
 OFFENDERS, SPREAD = 24, 6  # pictures for findings; of each split for a look
 SMALL_FONT = 13
 
@@ -34,27 +35,53 @@ def save_page(path: Path, splits: Sequence[Records], findings: Sequence[Finding]
     """
     tiles = list(_offenders(splits, findings))[:OFFENDERS]
     tiles += [tile for data in splits for tile in _spread(data)]
-    rows = -(-len(tiles) // COLUMNS)
-    size = (COLUMNS * (WIDTH + GAP) + GAP, max(rows, 1) * (HEIGHT + HEAD + GAP) + GAP)
-    page = Image.new("RGB", size, "white")
+    captions = [
+        (tile.caption, f"{tile.data.split}: {Path(tile.record.picture).name}") for tile in tiles
+    ]
+    return save_picture(sheet(captions, map(_drawn_or_reason, tiles)), path)
+
+
+def _drawn_or_reason(tile: Tile) -> np.ndarray | str:
+    try:
+        return drawn(tile.record, tile.data)
+    except UserError as error:
+        return str(error)
+
+
+def sheet(
+    captions: Sequence[tuple[str, str]],
+    pictures: Iterable[np.ndarray | str],
+    head: Image.Image | None = None,
+) -> Image.Image:
+    """Pictures, (H, W, 3) uint8 RGB, in rows under two lines each; words in the place of one that there is not.
+
+    head: what stands above them.
+    """
+    rows, start = -(-len(captions) // COLUMNS), head.height if head else 0
+    height = start + max(rows, 1) * (HEIGHT + HEAD + GAP) + GAP
+    page = Image.new("RGB", (SHEET_WIDTH, height), "white")
+    if head:
+        page.paste(head, (0, 0))
     draw = ImageDraw.Draw(page)
     font = ImageFont.truetype(FONT, SMALL_FONT)
-    for k, tile in enumerate(tiles):
+    for k, (lines, picture) in enumerate(zip(captions, pictures, strict=True)):
         left = GAP + k % COLUMNS * (WIDTH + GAP)
-        top = GAP + k // COLUMNS * (HEIGHT + HEAD + GAP)
-        for row, line in enumerate(
-            (tile.caption, f"{tile.data.split}: {Path(tile.record.picture).name}")
-        ):
+        top = start + GAP + k // COLUMNS * (HEIGHT + HEAD + GAP)
+        for row, line in enumerate(lines):
             draw.text((left, top + row * 18), _shortened(line, font), fill="black", font=font)
-        try:
-            image = Image.fromarray(drawn(tile.record, tile.data))
-        except UserError as error:
+        if isinstance(picture, str):
             draw.rectangle((left, top + HEAD, left + WIDTH, top + HEAD + HEIGHT), fill="lightgray")
-            words = "\n".join(str(error)[at : at + 52] for at in range(0, len(str(error)), 52))
+            words = "\n".join(picture[at : at + 52] for at in range(0, len(picture), 52))
             draw.multiline_text((left + 8, top + HEAD + 8), words, fill="black", font=font)
             continue
+        image = Image.fromarray(picture)
         image.thumbnail((WIDTH, HEIGHT))
         page.paste(image, (left, top + HEAD))
+    return page
+
+
+def save_picture(page: Image.Image, path: Path) -> Path:
+    """Raises UserError where it cannot be written, or its name is no picture's."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         page.save(path)
@@ -63,17 +90,17 @@ def save_page(path: Path, splits: Sequence[Records], findings: Sequence[Finding]
     return path
 
 
-def check_page(path: Path) -> None:
+def check_page(path: Path, option: str = "--page") -> None:
     """Refuse a page that could not be saved, before its data are read.
 
     Raises:
         UserError: the name is no picture's, or a part of the path is a file.
     """
     if path.suffix.lower() not in Image.registered_extensions():
-        raise UserError(f"--page {path}: a page is a picture; name a .png file")
+        raise UserError(f"{option} {path}: a page is a picture; name a .png file")
     above = next(folder for folder in (*path.parents, Path()) if folder.exists())
     if not above.is_dir() or path.is_dir():
-        raise UserError(f"--page {path}: {path if path.is_dir() else above} is "
+        raise UserError(f"{option} {path}: {path if path.is_dir() else above} is "
                         f"{'a folder' if path.is_dir() else 'no folder'}; name a .png file")  # fmt: skip
 
 

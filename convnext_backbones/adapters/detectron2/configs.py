@@ -50,6 +50,7 @@ class YamlRun:
 
     processes = 1
     early_stop: int | None = None  # validations without a better metric
+    trackers: tuple[str, ...] = ()  # of runs.trackers
     limits = Limits()
     LEARNING_RATE, WARM_UP = "SOLVER.BASE_LR", "SOLVER.WARMUP_ITERS"
     KEYS: ClassVar = dict(
@@ -130,6 +131,16 @@ class YamlRun:
             node = node.get(name) if isinstance(node, CfgNode) else None
         return node
 
+    @property
+    def channels(self) -> str:
+        """In which order the network is given them, "RGB" or "BGR"."""
+        return self.cfg.INPUT.FORMAT
+
+    @property
+    def normalisation(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel, of pixels in 0..255."""
+        return list(self.cfg.MODEL.PIXEL_MEAN), list(self.cfg.MODEL.PIXEL_STD)
+
     def build_model(self) -> torch.nn.Module:
         return build_model(self.cfg)
 
@@ -157,6 +168,7 @@ class LazyRun:
 
     processes = 1
     early_stop: int | None = None  # validations without a better metric
+    trackers: tuple[str, ...] = ()  # of runs.trackers
     limits = Limits()
     LEARNING_RATE, WARM_UP = "optimizer.lr", "lr_multiplier.warmup_length"
     KEYS: ClassVar = dict(
@@ -232,6 +244,17 @@ class LazyRun:
     def get(self, key: str):
         """The value of a key; None where there is none."""
         return OmegaConf.select(self.cfg, key)
+
+    @property
+    def channels(self) -> str:
+        """In which order the network is given them, "RGB" or "BGR"."""
+        return self.get("dataloader.train.mapper.image_format") or "BGR"  # of DatasetMapper
+
+    @property
+    def normalisation(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel, of pixels in 0..255."""
+        mean, std = (self.get(f"model.pixel_{name}") for name in ("mean", "std"))
+        return list(mean or [0.0] * 3), list(std or [1.0] * 3)
 
     def build_model(self) -> torch.nn.Module:
         return instantiate(self.cfg.model).to(self.cfg.train.device)

@@ -60,7 +60,7 @@ def _named(meta) -> bool:
     return bool(meta.get("thing_classes") or meta.get("stuff_classes"))
 
 
-def _classes(meta, kind: str) -> Classes:
+def classes_of(meta, kind: str) -> Classes:
     return Classes(meta.get(f"{kind}_classes") or (), meta.get(f"{kind}_colors") or None)
 
 
@@ -70,12 +70,12 @@ def result_of(output: dict, meta, score: float) -> Result:
     if "instances" not in output:
         confidence, labels = output["sem_seg"].softmax(dim=0).cpu().max(dim=0)
         return Result(
-            _classes(meta, "stuff"), label_map=labels.numpy(), confidence=confidence.numpy()
+            classes_of(meta, "stuff"), label_map=labels.numpy(), confidence=confidence.numpy()
         )
     found = output["instances"].to("cpu")
     found = found[found.scores >= score]
     return Result(
-        _classes(meta, "thing"), boxes=found.pred_boxes.tensor.numpy(),
+        classes_of(meta, "thing"), boxes=found.pred_boxes.tensor.numpy(),
         labels=found.pred_classes.numpy(), scores=found.scores.numpy(),
         masks=found.pred_masks.numpy() if found.has("pred_masks") else None,
     )  # fmt: skip
@@ -86,14 +86,14 @@ def truth_of(record: dict, meta, image: np.ndarray) -> Result:
     if "annotations" not in record:
         if "sem_seg_file_name" not in record:
             return Result()
-        return Result(_classes(meta, "stuff"), label_map=_label_map(record, meta))
+        return Result(classes_of(meta, "stuff"), label_map=_label_map(record, meta))
     truth = [entry for entry in record["annotations"] if not entry.get("iscrowd")]
     boxes = [BoxMode.convert(t["bbox"], t["bbox_mode"], BoxMode.XYXY_ABS) for t in truth]
     masks = None
     if truth and all(t.get("segmentation") for t in truth):
         masks = np.stack([filled(t["segmentation"], *image.shape[:2]) for t in truth])
     return Result(
-        _classes(meta, "thing"), boxes=np.array(boxes, float).reshape(-1, 4),
+        classes_of(meta, "thing"), boxes=np.array(boxes, float).reshape(-1, 4),
         labels=np.array([t["category_id"] for t in truth], int), masks=masks,
     )  # fmt: skip
 
