@@ -48,6 +48,8 @@ COMMANDS = {
     "predict": Command("predict", "draw what a trained model sees in pictures"),
     "check-data": Command("check_data", "read every picture and label, and name what is wrong"),
     "check-weights": Command("check_weights", "what a checkpoint is, and whether it loads whole"),
+    "show-data": Command("show_data", "draw training samples as the network is given them"),
+    "visualize": Command("visualize", "draw feature maps, and what in a picture speaks for a class"),
     "convert": Command("convert", "a checkpoint into the names and shapes of another source"),
     "show-recipe": Command("show_recipe", "what a config trains, beside the published recipe"),
     "export": Command("export", "a trained network as a checked file for ONNX Runtime or OpenVINO"),
