@@ -237,6 +237,18 @@ def parsers(monkeypatch):
         monkeypatch.setattr(argparse.ArgumentParser, name, parse)
 
 
+def parse(module: str, arguments: list[str]) -> None:
+    """Assert that a command takes these arguments."""
+    try:
+        importlib.import_module(f"convnext_backbones.cli.{module}").main(arguments)
+    except ParsedError:
+        return
+    except SystemExit as end:  # of --help
+        assert not end.code, arguments
+        return
+    raise AssertionError(f"{module} read no arguments")
+
+
 def check(words: list[str]) -> None:
     """Assert that a command is one that works here, as far as its arguments go."""
     while words and re.fullmatch(r"[A-Za-z_]\w*=.*", words[0]):
@@ -257,8 +269,7 @@ def check(words: list[str]) -> None:
         assert tool in TOOLS
         if len(rest) == 1:
             return
-        with pytest.raises(ParsedError):
-            importlib.import_module(f"convnext_backbones.cli.{tool}").main(rest[1:])
+        parse(tool, rest[1:])
     elif name == "python" and rest[0] != "-m":
         assert (ROOT / rest[0]).is_file()
     elif name == "python":
@@ -301,6 +312,11 @@ def test_a_command_is_one_that_works_as_it_is_written(page, line, parsers, capsy
         return
     for part in re.split(r" && ", line):
         check(shlex.split(part, comments=True))
+
+
+def test_the_page_of_training_names_every_command():
+    rows = dict(re.findall(r"(?m)^\| `([a-z-]+)` \| (.*) \|$", text_of("training.md")))
+    assert rows == {name: command.line for name, command in cli.COMMANDS.items()}
 
 
 def test_a_wrong_line_is_noticed(parsers, capsys):
