@@ -185,7 +185,7 @@ def prepared(args: Namespace) -> tuple[Config, dict]:
     version, count = network["version"], len(folders.train)
     variant = VARIANTS.get(name)
     chosen = fine_tuning_recipe(
-        version, variant.size if variant else "base", count, args.recipe,
+        version, variant.size if variant else "own", count, args.recipe,
         pretrained_on="in1k" if "in1k" in str(args.checkpoint) else None,
     )  # fmt: skip
     recipe = chosen.recipe._replace(
