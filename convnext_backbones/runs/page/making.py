@@ -226,9 +226,8 @@ def _classes_table(run: Run) -> Table | None:
     taken: dict[str, str] = {}
     for row, column, _, part in reversed(confused(looked.get("matrix", ()), 10**6)):
         if row != NONE:
-            taken[_class(looked, row)] = (
-                f"{_class(looked, column, missed=True)} ({100 * part:.0f} %)"
-            )
+            percent = f"{100 * part:.0f}" if part >= 0.005 else "<1"
+            taken[_class(looked, row)] = f"{_class(looked, column, missed=True)} ({percent} %)"
     if not names:
         return None
     columns = ["class", *metrics, *(f"objects, {d['split']}" for d in data)]
