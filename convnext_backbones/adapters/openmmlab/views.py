@@ -1,5 +1,8 @@
 """A picture as MMDetection's and MMSegmentation's models see it, to look inside (looking/)."""
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -9,6 +12,8 @@ from mmseg.models.segmentors import EncoderDecoder
 from ...errors import UserError
 from ...network.padding import note_image_sizes
 from ...runs.host import Classes, View
+
+_TAKES = "select_single_mlvl"
 
 
 def view(model: torch.nn.Module, file: Path) -> View:
@@ -29,7 +34,8 @@ def view(model: torch.nn.Module, file: Path) -> View:
     def detect(pixels: torch.Tensor) -> list[dict]:
         note_image_sizes(pixels, [size] * len(pixels))
         samples = [sample.clone() for _ in range(len(pixels))]
-        found = [s.pred_instances for s in model.predict(pixels, samples, rescale=False)]
+        with _not_detached(getattr(model, "bbox_head", None)):
+            found = [s.pred_instances for s in model.predict(pixels, samples, rescale=False)]
         return [dict(boxes=f.bboxes.detach(), labels=f.labels, scores=f.scores) for f in found]
 
     meta = model.dataset_meta
@@ -41,3 +47,19 @@ def view(model: torch.nn.Module, file: Path) -> View:
             f"visualize knows MMSegmentation's EncoderDecoder, not {type(model).__name__}"
         )
     return View(pixels, size, detect, True, classes)
+
+
+@contextlib.contextmanager
+def _not_detached(head: torch.nn.Module | None) -> Iterator[None]:
+    """Inside, a dense head's predictions (RetinaNet's, RTMDet's and their like) follow from its maps by autograd:
+    MMDetection takes each picture's maps by a function that detaches them."""
+    modules = [sys.modules[cls.__module__] for cls in type(head).__mro__ if head is not None]
+    places = [module for module in dict.fromkeys(modules) if hasattr(module, _TAKES)]
+    plain = [getattr(module, _TAKES) for module in places]
+    for module, function in zip(places, plain, strict=True):
+        setattr(module, _TAKES, lambda maps, k, detach=True, f=function: f(maps, k, detach=False))
+    try:
+        yield
+    finally:
+        for module, function in zip(places, plain, strict=True):
+            setattr(module, _TAKES, function)
