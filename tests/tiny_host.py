@@ -8,7 +8,7 @@ import torch
 
 from convnext_backbones.data.records import Record, Records
 from convnext_backbones.errors import UserError
-from convnext_backbones.runs.host import Classes, Entry, Example, Optimized, Result
+from convnext_backbones.runs.host import Classes, Entry, Example, Optimized, Result, Sample, View
 from convnext_backbones.runs.preparation import existing_config
 
 WORK_DIRS = "work_dirs/tiny"
@@ -57,6 +57,17 @@ def records(config, split, *, most=None):
     if split not in config:
         return None
     return Records(split, "boxes", ("grey",), [Record(picture) for picture in config[split]])
+
+
+def samples(config, count, seed):
+    grey = Classes(("grey",), [(200, 200, 200)])
+    made = []
+    for k in range(count):
+        image = np.full((16, 16, 3), (seed + k) % 256, np.uint8)
+        boxes = np.array([[1.0, 1.0, 8.0, 8.0]])
+        truth = Result(grey, boxes=boxes, labels=np.zeros(1, int))
+        made.append(Sample(image, (12, 16), truth, np.zeros((0, 4)), f"{k}.png", (0.0, 1.0)))
+    return made
 
 
 def fit_to_device(config):
@@ -155,3 +166,8 @@ def result_of(prediction, meta, score):
 
 def truth_of(truth, meta, image):
     return result_of(truth, meta, 0)
+
+
+def view(model, file):
+    pixels = torch.zeros(1, 3, 8, 8)
+    return View(pixels, (8, 8), lambda x: list(x[:, :1] + model.grey), False, Classes(("grey",)))

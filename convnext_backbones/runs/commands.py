@@ -8,6 +8,7 @@ import functools
 import importlib
 import io
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -107,10 +108,11 @@ def _run_here(host: Host, args: Namespace, config) -> None:
             report.print_metrics(report.metrics_of(metrics), checkpoint)
     else:
         quiet = contextlib.nullcontext() if getattr(args, "debug", False) else logs_end_quietly()
+        started = time.monotonic()
         with quiet:
             trained = host.train(config, resume=args.resume)
         if host.is_main_process():
-            finish(host, config, trained)
+            finish(host, config, trained, time.monotonic() - started)
     leave_group()
 
 
@@ -125,8 +127,9 @@ def leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def finish(host: Host, config, trained) -> None:
-    """The metrics in one table, the curves and some predictions; name the files and what comes next."""
+def finish(host: Host, config, trained, seconds: float) -> None:
+    """The metrics in one table, the curves, some predictions and the page of a run that took so many seconds;
+    name the files and what comes next."""
     work_dir = host.work_dir(config)
     training, validation = report.scalars(host.read_log(work_dir))
     if validation:
@@ -142,6 +145,7 @@ def finish(host: Host, config, trained) -> None:
     if rows:
         titles = ("picture", "ground truth", "prediction")
         print(f"predictions: {save_grid(rows, titles, work_dir / 'predictions.png')}")
+    print(f"report:      {_page(host, config, trained, seconds)}")
     checkpoint, own = host.last_checkpoint(config), host.own_config(config)
     print(f"checkpoint:  {checkpoint}")
     if best := host.best_checkpoint(config):
@@ -149,6 +153,21 @@ def finish(host: Host, config, trained) -> None:
         checkpoint = best
     print(f"evaluate:    {called('test')} {own} {checkpoint}")
     print(f"predict:     {called('predict')} {own} {checkpoint} IMAGE_OR_FOLDER --out DIR")
+
+
+def _page(host: Host, config, trained, seconds: float) -> str:
+    """Where the page is, or why there is none: the training has succeeded without it."""
+    try:
+        from .page.at_end import write_page  # here: only a training needs it
+
+        return str(write_page(host, config, trained, score=SCORE, seconds=seconds))
+    except UserError as error:
+        return f"none, as {error}"
+    except Exception as error:
+        return (
+            f"none, for a fault of ours or of a library ({type(error).__name__}: {error}); the run is whole. "
+            f"{called('report')} {host.work_dir(config)} tries again"
+        )
 
 
 # ---- words ---------------------------------------------------------------------------------------

@@ -7,18 +7,19 @@ framework does. What the hosts have in common they take from runs.preparation an
 """
 
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.records import Records
 
 
 class Entry(NamedTuple):
-    """A record in a run's log: losses ("loss", "loss_mask", ..) or metrics (names of report.METRICS, any
+    """A record in a run's log: losses ("loss", "loss_mask", ..), with "lr", "time" and "data_time" in seconds
+    a step and "memory" in MB of the GPU where they are known; or metrics (names of report.METRICS, any
     others that an evaluator gives, and "AP-dog" or "IoU-road (%)" for a class)."""
 
     validation: bool
@@ -51,12 +52,58 @@ class Result(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A picture, (H, W, 3) uint8 RGB, with its annotation and what a trained model says of it."""
+    """A picture, (H, W, 3) uint8 RGB, with its annotation, what a trained model says of it, and its file."""
 
     image: np.ndarray
     truth: Any
     prediction: Any
     meta: Any
+    file: str = ""
+
+
+class Optimized(NamedTuple):
+    """A trained model, its optimizer's groups as torch has them, and the number of the group whose learning
+    rate the log holds."""
+
+    model: nn.Module
+    groups: Sequence[Mapping[str, Any]]
+    logged: int = 0
+
+
+class Sample(NamedTuple):
+    """A training sample as the network is given it, after augmentation, padding and normalisation.
+
+    image: (H, W, 3) uint8 RGB with its padding, the normalisation undone. size: the height and width that are
+    picture, not padding. truth: its labels there. ignored: (n, 4) boxes in which nothing is learned; the pixels
+    of a label map that count for no class are 255. file: the picture's. values: mean and standard deviation
+    of what the network is given. channels: "RGB" or "BGR", in which order. note: what else there is to
+    say, such as the branch.
+    """
+
+    image: np.ndarray
+    size: tuple[int, int]
+    truth: Result
+    ignored: np.ndarray
+    file: str
+    values: tuple[float, float]
+    channels: str = "RGB"
+    note: str = ""
+
+
+class View(NamedTuple):
+    """A picture as a model's network sees it, to look inside.
+
+    pixels: (1, 3, h, w), what the network is given. size: the height and width of it that are picture, not
+    padding. forward: pixels, (N, 3, h, w), to N outputs that follow from them by autograd: the scores of a
+    segmentation, (classes, h', w'), or a dictionary of instances: boxes, (n, 4) in pixels, labels, scores.
+    instances: which of the two. classes: their names.
+    """
+
+    pixels: Tensor
+    size: tuple[int, int]
+    forward: Callable[[Tensor], list[Any]]
+    instances: bool
+    classes: Classes
 
 
 class Host(Protocol):
@@ -95,6 +142,9 @@ class Host(Protocol):
         """What the data set of a split ("train", "val", "test") hands to its pipeline; where it cannot be
         made, Records.error says why. None: the config has no such split, or "test" is "val" over
         again. An annotation file of more than `most` bytes is not read: Records.unread."""
+
+    def samples(self, config: Any, count: int, seed: int, /) -> list[Sample]:
+        """The first training samples of a run with that seed, batch by batch."""
 
     def fit_to_device(self, config: Any, /) -> None:
         """Replace what this machine cannot run, in place, and say so in a line."""
@@ -135,6 +185,13 @@ class Host(Protocol):
     def read_log(self, work_dir: Path, /) -> Iterable[Entry]:
         """The log of all of a run's sessions, in the order of writing."""
 
+    def read_warnings(self, work_dir: Path, /) -> Iterable[str]:
+        """The warnings and errors in the text logs of all of a run's sessions, each as often as it is there."""
+
+    def optimized(self, config: Any, trained: Any, /) -> Optimized:
+        """What `train` returned, for a page: its model and its optimizer's groups, with the learning rates
+        that they began with ("initial_lr" or "lr")."""
+
     def examples(self, config: Any, trained: Any, count: int, /) -> Iterable[Example]:
         """`count` validation pictures spread over the data, those with objects first, seen by the weights
         that were saved, the best if they are known."""
@@ -155,3 +212,6 @@ class Host(Protocol):
 
     def truth_of(self, truth: Any, meta: Any, image: np.ndarray, /) -> Result:
         """The annotation of a picture, (H, W, 3) uint8 RGB."""
+
+    def view(self, model: nn.Module, file: Path, /) -> View:
+        """A picture file as a model of load_model sees it."""

@@ -78,7 +78,7 @@ def tiny(monkeypatch, tmp_path):
             Option(
                 ("--turbo",),
                 dict(nargs="*", default=[], metavar="K=V"),
-                ("train", "test", "predict", "check-data"),
+                ("train", "test", "predict", "check-data", "show-data"),
             ),
         ),
     )

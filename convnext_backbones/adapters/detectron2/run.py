@@ -5,6 +5,7 @@ evaluators. Checkpoints are read without executing.
 """
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -24,11 +26,10 @@ from detectron2.engine import (
     SimpleTrainer,
     create_ddp_model,
     default_setup,
-    default_writers,
     hooks,
 )
 from detectron2.engine import launch as detectron2_launch
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import inference_context, inference_on_dataset, print_csv_format
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from detectron2.utils.comm import is_main_process as is_main_process
@@ -39,11 +40,12 @@ from ...checkpoints import read_checkpoint
 from ...console import Lines, counted, hide, progress, say
 from ...data.pictures import read_picture
 from ...errors import Stopped, UserError, exit_with_sentence
-from ...runs import preparation, trained
+from ...runs import preparation, trackers, trained
 from ...runs.guards import Limits
-from ...runs.host import Entry, Example
+from ...runs.host import Entry, Example, Optimized
 from ...runs.interruption import SIGNALS, Interruption
 from ...runs.report import in_line, records_of
+from ...runs.results import prediction_rows
 from ...runs.visualize import spread
 from . import data, fine_tuning, own_data
 from .agreement import check, check_registered
@@ -57,8 +59,11 @@ from .prediction import infer as infer
 from .prediction import result_of as result_of
 from .prediction import truth_of as truth_of
 from .records import records as records
+from .samples import samples as samples
 from .saving import last_whole
+from .trackers import Pictures, writers
 from .trying import try_mappers
+from .views import view as view
 
 LOGGER = logging.getLogger("detectron2.convnext_backbones")  # below what Detectron2 sets up
 
@@ -80,6 +85,7 @@ METRICS = {
 # Evaluators' tasks whose metrics are average precisions in percent.
 AP_OF = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 LEFT_OUT = ("BoundaryIoU-", "min(IoU", "ACC-")  # beside IoU-class
+OF_A_STEP = ("lr", "time", "data_time")  # in metrics.json, beside losses
 
 # What a console shows of the frameworks' lines; the log file keeps all.
 LINES = Lines(
@@ -90,6 +96,10 @@ LINES = Lines(
     ),
     noise=("Exception during training", "Exception in writing metrics", "Error when instantiating"),
 )  # fmt: skip
+
+# A line of log.txt: "[11/26 04:30:55] d2.engine.hooks WARNING: ..", and no library's.
+WARNED = re.compile(r"\[[^\]]+\] (?!torch\b)\S+ (?:WARNING|ERROR|CRITICAL): (.+)")
+NOISE = re.compile("|".join(LINES.noise))
 
 
 # ---- before a run --------------------------------------------------------------------------------
@@ -118,6 +128,7 @@ def take_options(run: Run, args: Namespace) -> None:
     run.processes = args.num_gpus * args.num_machines
     if hasattr(args, "weights"):  # of train
         fine_tuning.take_options(run, args)
+        run.trackers = trackers.wanted(args.tracker)
     run.limits = Limits.of(**Limits.named_in(args))
     if getattr(args, "eval_only", False) and not args.resume and not run.settings.weights:
         raise UserError(
@@ -280,8 +291,12 @@ def train(run: Run, *, resume: bool) -> torch.nn.Module:
         trainer.register_hooks([*every, *saving, evaluation, *ending])
         checkpointer.resume_or_load(settings.weights, resume=resume)
         if main:
-            writers = default_writers(settings.output_dir, settings.max_iter)
-            trainer.register_hooks([hooks.PeriodicWriter(writers, period=settings.log_period)])
+            start = trainer.iter + 1 if resume else 0
+            if run.trackers:
+                rows = functools.partial(_rows, run, model, [])
+                trainer.register_hooks([Pictures(settings.eval_period, rows)])
+            writing = writers(run, start, resume=resume)
+            trainer.register_hooks([hooks.PeriodicWriter(writing, period=settings.log_period)])
             trainer.register_hooks([Progress()])
             LOGGER.info(
                 f"optimizer: {len(rates)} parameter groups, lr {min(rates):.3g} to {max(rates):.3g}"
@@ -410,15 +425,31 @@ def read_log(work_dir: Path) -> Iterator[Entry]:
     """Detectron2's metrics.json, to which a resumed session appends."""
     log, names = work_dir / "metrics.json", evaluated(work_dir).get("metrics", ())
     for record in records_of(log):
-        losses = {key: value for key, value in record.items() if key.startswith("loss")}
+        logged = {k: v for k, v in record.items() if k.startswith("loss") or k in OF_A_STEP}
         if "total_loss" in record:
             at = record["iteration"]
             yield Entry(
-                validation=False, iteration=at, record={**losses, "loss": record["total_loss"]}
+                validation=False, iteration=at, record={**logged, "loss": record["total_loss"]}
             )
         metrics = _metrics(record, names)
         if metrics:
             yield Entry(validation=True, iteration=record["iteration"], record=metrics)
+
+
+def read_warnings(work_dir: Path) -> Iterator[str]:
+    """Of log.txt, to which a resumed session appends."""
+    log = work_dir / "log.txt"
+    for line in log.read_text(errors="replace").splitlines() if log.exists() else ():
+        if (found := WARNED.match(line)) and not NOISE.match(found[1]):
+            yield found[1]
+
+
+def optimized(run: Run, model: torch.nn.Module) -> Optimized:
+    """The optimizer is made once more; the log holds the learning rate of one group, which Detectron2 chooses."""
+    optimizer = run.build_optimizer(model)
+    return Optimized(
+        model, optimizer.param_groups, hooks.LRScheduler.get_best_param_group_id(optimizer)
+    )
 
 
 def examples(run: Run, model: torch.nn.Module, count: int) -> Iterator[Example]:
@@ -432,15 +463,38 @@ def examples(run: Run, model: torch.nn.Module, count: int) -> Iterator[Example]:
         load_trained(model, str(checkpoint))
     model.test_mapper = run.build_test_mapper()
     model.eval()
-    for k in spread(len(records), count, lambda k: holds_objects(records[k], meta)):
-        record = records[k]
+    chosen = spread(len(records), count, lambda k: holds_objects(records[k], meta))
+    yield from _seen(model, [records[k] for k in chosen], meta)
+
+
+def _seen(model: torch.nn.Module, records: Iterable[dict], meta) -> Iterator[Example]:
+    for record in records:
         size = record.get("width"), record.get("height")
         image = read_picture(
             record["file_name"],
             size=size if all(size) else None,
             label_map=record.get("sem_seg_file_name"),
         )
-        yield Example(image, truth=record, prediction=output_of(model, record), meta=meta)
+        prediction, file = output_of(model, record), str(record["file_name"])
+        yield Example(image, truth=record, prediction=prediction, meta=meta, file=file)
+
+
+def _rows(run: Run, model: torch.nn.Module, chosen: list[dict]) -> list[list[np.ndarray]]:
+    """Picture, truth and prediction of validation pictures by the weights of now, for trackers; `chosen` keeps
+    which ones."""
+    dataset = next(iter(run.settings.test_data), None)
+    if dataset is None:
+        return []
+    meta = MetadataCatalog.get(dataset)
+    if not chosen:
+        records = DatasetCatalog.get(dataset)
+        numbers = spread(len(records), trackers.SHOWN, lambda k: holds_objects(records[k], meta))
+        chosen += [records[k] for k in numbers]
+    model.test_mapper = run.build_test_mapper()
+    with inference_context(model):
+        return prediction_rows(
+            sys.modules[__name__], _seen(model, chosen, meta), trackers.SCORE
+        )
 
 
 # ---- models and pictures ---------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import contextlib
 import copy
 import io
 import os
+import re
+import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import mmdet.models  # noqa: F401  (registers what configs name)
 import mmseg.models  # noqa: F401
+import numpy as np
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
@@ -24,11 +27,12 @@ from mmengine.utils import import_modules_from_strings
 from ...console import Lines, hide, say
 from ...data.pictures import read_picture
 from ...errors import UserError
-from ...runs import preparation, trained
+from ...runs import preparation, trackers, trained
 from ...runs.guards import Limits
-from ...runs.host import Entry, Example
+from ...runs.host import Entry, Example, Optimized
 from ...runs.interruption import Interruption
 from ...runs.report import is_of_class, metrics_of, records_of
+from ...runs.results import prediction_rows
 from ...runs.sample import ensure_sample_data
 from ...runs.visualize import spread
 from . import config_files, config_mistakes, data_places, fine_tuning
@@ -43,7 +47,10 @@ from .prediction import truth_of as truth_of
 from .progress import Progress
 from .records import records as records  # part of the contract
 from .sample import shrink_backbone, shrink_detection, shrink_segmentation
+from .samples import samples as samples
 from .saving import last_whole
+from .trackers import Tracking, begin, leave_trackers, take_trackers, tracked
+from .views import view as view
 
 WORK_DIRS = "work_dirs"
 DATA = {"mmdet": "coco", "mmseg": "ade20k"}  # default scope to the kind of its data
@@ -64,6 +71,10 @@ LINES = Lines(
         "The value of momentum in EMA", "Failed to search registry with scope",
     ),
 )  # fmt: skip
+
+# A line of its log file: "2026/11/26 05:53:23 - mmengine - WARNING - ..".
+WARNED = re.compile(r"[\d/]+ [\d:]+ - \S+ - (?:WARNING|ERROR|CRITICAL) - (.+)")
+NOISE = re.compile("|".join(LINES.noise))
 
 
 class QuietRunner(Runner):
@@ -218,6 +229,9 @@ def take_options(cfg: Config, args: Namespace) -> None:
     cfg.launcher = args.launcher
     if hasattr(args, "weights"):  # of train
         fine_tuning.take_options(cfg, args)
+        take_trackers(cfg, args.tracker)
+    else:
+        leave_trackers(cfg)
     set_limits(cfg, Limits.named_in(args))
     if getattr(args, "auto_scale_lr", False):
         if not cfg.get("auto_scale_lr", {}).get("base_batch_size"):
@@ -305,12 +319,15 @@ def train(cfg: Config, *, resume: bool) -> Runner:
     """Train, validate and save as the config says."""
     if resume:
         cfg.resume = True
-    with preparation.refused("run"):
+    begin(cfg, resume=resume)
+    with preparation.refused("run"), trackers.refused(tracked(cfg)):
         runner = QuietRunner.from_cfg(cfg)
     preparation.tell_run(runner.model, runner.logger.log_file)
     with Interruption() as interruption:
         for hook in (Remarks(), ClassesHook(), StopOnSignal(interruption), Progress()):
             runner.register_hook(hook)
+        if names := tracked(cfg):
+            runner.register_hook(Tracking(names, _rows))
         runner.train()
     return runner
 
@@ -371,6 +388,22 @@ def read_log(work_dir: Path) -> Iterator[Entry]:
                 of_classes = {}
 
 
+def read_warnings(work_dir: Path) -> Iterator[str]:
+    """Of MMEngine's .log files, a file a session."""
+    for file in sorted(work_dir.glob("*/*.log")):
+        for line in file.read_text(errors="replace").splitlines():
+            if (found := WARNED.match(line)) and not NOISE.match(found[1]):
+                yield found[1]
+
+
+def optimized(cfg: Config, runner: Runner) -> Optimized:
+    """The log holds the learning rate of the first group."""
+    model = runner.model
+    while hasattr(model, "module"):
+        model = model.module
+    return Optimized(model, runner.optim_wrapper.param_groups)
+
+
 def examples(cfg: Config, runner: Runner, count: int) -> Iterator[Example]:
     """`count` validation pictures spread over the data, with their data samples, seen by the best or last
     weights that were saved: EMA's, where EMA made them."""
@@ -381,13 +414,33 @@ def examples(cfg: Config, runner: Runner, count: int) -> Iterator[Example]:
         model = model.module
     if checkpoint := best_checkpoint(cfg) or last_checkpoint(cfg):
         load_trained(model, str(checkpoint))
-    for index in spread(len(dataset), count, lambda k: holds_objects(dataset[k])):
+    yield from _seen(dataset, model, _chosen(dataset, count))
+
+
+def _chosen(dataset, count: int) -> list[int]:
+    return spread(len(dataset), count, lambda k: holds_objects(dataset[k]))
+
+
+def _seen(dataset, model: torch.nn.Module, indices: Sequence[int]) -> Iterator[Example]:
+    for index in indices:
         data = pseudo_collate([dataset[index]])
         with torch.no_grad():
             sample = model.test_step(data)[0]
         height, width = sample.ori_shape[:2]
         image = read_picture(sample.img_path, size=(width, height))
-        yield Example(image, truth=sample, prediction=sample, meta=dataset.metainfo)
+        meta, file = dataset.metainfo, str(sample.img_path)
+        yield Example(image, truth=sample, prediction=sample, meta=meta, file=file)
+
+
+def _rows(runner: Runner, chosen: list[int]) -> Iterator[list[np.ndarray]]:
+    """Picture, truth and prediction of validation pictures by the weights of now, for trackers; `chosen` keeps
+    which ones."""
+    dataset, model = runner.val_dataloader.dataset, runner.model
+    while hasattr(model, "module"):
+        model = model.module
+    chosen[:] = chosen or _chosen(dataset, trackers.SHOWN)
+    host = sys.modules[__name__]
+    return prediction_rows(host, _seen(dataset, model, chosen), trackers.SCORE)
 
 
 # ---- models and pictures -------------------------------------------------------------------------
