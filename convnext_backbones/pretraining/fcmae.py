@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
-from ..network.convnext import INIT_STD, Block, ConvNeXt, ConvNeXtV2, init_weights, through
+from ..network.convnext import INIT_STD, Block, ConvNeXt, ConvNeXtV2, init_weights
 from ..network.refusals import check_images
 from . import masks
 
@@ -49,6 +49,22 @@ class Reconstruction(NamedTuple):
     mask: Tensor
 
 
+class _OfVisible:
+    """A backbone that computes visible positions alone; called, so that FSDP and hooks see it."""
+
+    def forward(self, images: Tensor, visible: list[Tensor]) -> Tensor:
+        """(N, C, H, W) and a mask for each stage, True where it is visible, to the last stage's map."""
+        return self._maps(images, visible)[-1] * visible[-1][:, None]
+
+
+class _EncoderV1(_OfVisible, ConvNeXt):
+    pass
+
+
+class _EncoderV2(_OfVisible, ConvNeXtV2):
+    pass
+
+
 class FCMAE(nn.Module):
     """A fully convolutional masked autoencoder: images to a loss, a prediction and the mask.
 
@@ -62,7 +78,7 @@ class FCMAE(nn.Module):
         with_cp: recompute each block in the backward pass instead of keeping its activations.
 
     Attributes:
-        encoder: a backbone without output norms, whose weights are what is learned for.
+        encoder: a backbone without output norms, whose weights are what is learned for; called with masks.
         unit: height and width of a unit in pixels, the stride of the last stage.
     """
 
@@ -87,8 +103,8 @@ class FCMAE(nn.Module):
                 raise UserError(f"{name} must be a positive whole number, got {value!r}")
         if version == 1:
             _tell_of_version_1()
-        backbone = ConvNeXtV2 if version == 2 else ConvNeXt
-        self.encoder = backbone(arch, in_channels=in_channels, output_norm=False, with_cp=with_cp)
+        encoder = _EncoderV2 if version == 2 else _EncoderV1
+        self.encoder = encoder(arch, in_channels=in_channels, output_norm=False, with_cp=with_cp)
         self.unit = self.encoder.strides[-1]
         self.in_channels, self.mask_ratio = in_channels, mask_ratio
         self.normalise_targets = normalise_targets
@@ -125,15 +141,9 @@ class FCMAE(nn.Module):
 
         No value of it depends on a removed pixel.
         """
-        encoder, unit = self.encoder, self.unit
-        grid = images.shape[2] // unit, images.shape[3] // unit
-        visible = masks.visible_maps(mask, grid, unit, encoder.feature_strides[1:])
-        x = encoder.downsample_layers[0](images)
-        for i, (stage, inside) in enumerate(zip(encoder.stages, visible, strict=True)):
-            if i > 0:
-                x = through(encoder.downsample_layers[i], x, inside)
-            x = through(stage, x, inside)
-        return x * visible[-1][:, None]
+        grid = images.shape[2] // self.unit, images.shape[3] // self.unit
+        visible = masks.visible_maps(mask, grid, self.unit, self.encoder.feature_strides[1:])
+        return self.encoder(images, visible)
 
     def decode(self, x: Tensor, mask: Tensor) -> Tensor:
         """The encoder's map to the (N, units, unit * unit * C) prediction of every unit."""

@@ -214,6 +214,7 @@ def _config(args, version, arch, size, epochs, steps, batch, recipe, lr) -> dict
         param_scheduler=own_runs.schedule(steps, recipe.warmup),
         default_hooks=own_runs.default_hooks(epochs),
         custom_hooks=hooks,
+        env_cfg=dict(dist_cfg=dict(backend="nccl")),
         randomness=dict(seed=args.seed),
     )  # fmt: skip
 
