@@ -43,7 +43,7 @@ def said(notebook) -> str:
 
 def test_the_notebook_runs_and_shows_a_detector(place):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(place)}}).execute()
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(place)}}).execute()
     printed = said(notebook)
     assert "error:" not in printed, printed
     assert "box AP50" in printed
