@@ -88,7 +88,10 @@ def in_line(record: dict) -> str:
     """The metrics of one validation record that a line has room for: those of METRICS, or the first others."""
     metrics = {name: value for name, value in metrics_of(record).items() if not is_of_class(name)}
     chosen = [name for name in METRICS.values() if name in metrics] or list(metrics)[:4]
-    return ", ".join(f"{name} {metrics[name]:.4g}" for name in chosen)
+    percent = {name: " %" if name.endswith("(%)") else "" for name in chosen}
+    return ", ".join(
+        f"{name.removesuffix(' (%)')} {metrics[name]:.4g}{percent[name]}" for name in chosen
+    )
 
 
 def print_metrics(metrics: dict[str, float], title: str) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import noise
+import noise
 import numpy as np
 import pytest
 from PIL import Image
@@ -82,6 +83,30 @@ def test_the_console_shows_steps_and_the_log_file_everything(run, request):
     work_dir, printed = request.getfixturevalue(run)
     log = next(work_dir.glob("*/*.log")).read_text()
     talk = (*noise.OPENMMLAB, *(noise.COCO if run == "detection" else ()))
+    assert noise.not_shown(talk, printed, log) == []
+    assert noise.lacking(noise.STEPS, printed, log) == []
+    assert noise.lacking((r"\(train\) .*eta: .*loss: ", "validation: ", "Saving checkpoint"), printed) == []
+    assert max(map(len, printed.splitlines())) < 300
+
+
+def test_quiet_shows_the_result_and_verbose_everything(segmentation, folder):
+    work_dir, _ = segmentation
+    asked = [work_dir / Path(SEGMENTATION).name, (work_dir / "last_checkpoint").read_text()]
+    few = ["--cfg-options", "test_dataloader.dataset.indices=2"]
+    quiet = tool(folder, "test", *asked, "--quiet", *few)
+    assert quiet.lstrip().startswith(asked[1])
+    assert "mIoU (%)" in table(quiet)
+    verbose = tool(folder, "test", *asked, "--verbose", *few)
+    talk = ("The prefix is not set", "System environment:", "mmengine - INFO - ", "UserWarning")
+    assert noise.lacking(talk, verbose) == []
+    assert table(verbose) == table(quiet)
+
+
+@pytest.mark.parametrize("run", ["segmentation", "detection"])
+def test_the_console_shows_steps_and_the_log_file_everything(run, request):
+    work_dir, printed = request.getfixturevalue(run)
+    log = next(work_dir.glob("*/*.log")).read_text()
+    talk = (*noise.OPENMMLAB, *(noise.COCO if run == "detection" else noise.SEGMENTATION))
     assert noise.not_shown(talk, printed, log) == []
     assert noise.lacking(noise.STEPS, printed, log) == []
     assert noise.lacking((r"\(train\) .*eta: .*loss: ", "validation: ", "Saving checkpoint"), printed) == []

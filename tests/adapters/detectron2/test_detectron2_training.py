@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import noise
+import noise
 import numpy as np
 import pytest
 import torch
@@ -588,6 +589,15 @@ def test_evaluating_the_checkpoint_gives_the_runs_last_metrics_again(trained, fo
     again = tool(folder, "train_detectron2", work_dir / "config.yaml", "--eval-only",
                  f"{weights}={work_dir / 'model_final.pth'}")  # fmt: skip
     assert table(again) == table(printed)
+
+
+def test_the_console_shows_steps_and_the_log_file_everything(trained):
+    work_dir, printed, config = trained
+    log = (work_dir / "log.txt").read_text()
+    talk = [*noise.DETECTRON2, *noise.DETECTRON2_BOXES] if config == LAZY else noise.DETECTRON2
+    assert noise.not_shown(talk, printed, log) == []
+    assert noise.lacking(noise.STEPS, printed, log) == []
+    assert noise.lacking(("total_loss: ", "validation: ", "Saving checkpoint to"), printed) == []
 
 
 def test_the_console_shows_steps_and_the_log_file_everything(trained):
