@@ -79,6 +79,61 @@ def adopt_backbones(cfg: Config) -> list[str]:
     return lines
 
 
+# ---- shapes --------------------------------------------------------------------------------------
+EVALUATORS = ("val_evaluator", "test_evaluator")  # one dict, or a list of them
+DICTS = (
+    "model", "optim_wrapper", "default_hooks", "env_cfg", "visualizer", "log_processor", "randomness",
+    "auto_scale_lr", *(f"{split}_{part}" for split in SPLITS for part in ("dataloader", "cfg")),
+)  # fmt: skip
+LISTS = ("custom_hooks", "param_scheduler", "pipeline", "transforms")  # of dicts
+
+
+def misshapen(cfg: Config, options: Mapping[str, Any]) -> list[str]:
+    """Texts and numbers where dicts belong, of --cfg-options most of all, which has no way to write one."""
+    found = [
+        f"--cfg-options {option}: a dict cannot be given on the command line; write it into a config file, or "
+        f"set the entries of one that is there, as {option}.KEY=VALUE"
+        for option, value in options.items()
+        if any(text.lstrip().startswith(("dict(", "{")) for text in _texts(value))
+    ]
+    return found or [
+        sentence
+        for key, value in cfg.items()
+        if key in (*EVALUATORS, *DICTS, *LISTS)
+        for sentence in _no_dicts(value, key)
+    ]
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, (list, tuple)):
+        return [text for part in value for text in _texts(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def _no_dicts(value: Any, place: str) -> Iterator[str]:
+    """Sentences for what is no dict, no list of them and not None, at a place and below it."""
+    key = place.rpartition(".")[2]
+    if key not in EVALUATORS + LISTS:
+        if value is not None and not isinstance(value, Mapping):
+            yield f"{place} is {value!r}; it takes a dict"
+            return
+    else:
+        parts = value if isinstance(value, (list, tuple)) else [value]
+        wrong = next((part for part in parts if not _is_part(part, key)), None)
+        if wrong is not None:
+            yield f"{place} has {wrong!r} where a dict(type=..) belongs; it takes a list of them"
+            return
+    for name, inner in value.items() if isinstance(value, Mapping) else ():
+        if name in (*LISTS, "dataset") or place == "default_hooks":
+            yield from _no_dicts(inner, f"{place}.{name}")
+
+
+def _is_part(part: Any, key: str) -> bool:
+    if key in ("pipeline", "transforms") and (callable(part) or isinstance(part, (list, tuple))):
+        return True  # TestTimeAug's lists of ways, and transforms that are built
+    return part is None or isinstance(part, Mapping) or hasattr(part, "priority")  # a built hook
+
+
 # ---- numbers -------------------------------------------------------------------------------------
 def wrong_numbers(cfg: Config) -> list[str]:
     """Sizes and intervals below their least."""

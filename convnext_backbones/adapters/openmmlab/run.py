@@ -155,6 +155,11 @@ def overrides(args: Namespace) -> dict:
         DictAction([], "options")(None, found, args.cfg_options)
     except AssertionError as error:  # brackets that do not close
         raise UserError(f"--cfg-options {' '.join(args.cfg_options)}: {error}") from error
+    except RecursionError as error:  # commas in brackets of a call, as in dict(a=1, b=2)
+        raise UserError(
+            f"--cfg-options {' '.join(args.cfg_options)}: these are no values. Numbers, texts, and lists and "
+            "tuples of them are; a dict is written into a config file"
+        ) from error
     return found.options
 
 
@@ -205,6 +210,7 @@ def load_config(
         cfg.merge_from_dict(options)
     except preparation.CONFIG_ERRORS as error:
         raise UserError(f"--cfg-options do not fit {path}: {error}") from error
+    config_mistakes.refuse(path, config_mistakes.misshapen(cfg, options))
     config_files.expand_homes(cfg._cfg_dict)
     used = "data_root" in source.uses and "data_root" not in options
     config_files.apply_data_root(cfg, roots, used)

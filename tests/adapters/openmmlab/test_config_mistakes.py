@@ -4,6 +4,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import signal
 from argparse import Namespace
 from pathlib import Path
@@ -43,6 +44,28 @@ def folder(tmp_path_factory):
 def here(folder, monkeypatch):
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("custom_hooks=[dict(type='EMAHook')]", "a dict cannot be given on the command line"),
+        ("custom_hooks=[dict(type='EMAHook',momentum=1)]", "these are no values"),
+        ("model.backbone={}", "a dict cannot be given on the command line"),
+        ("custom_hooks=EMAHook", "custom_hooks has 'EMAHook' where a dict"),
+        ("param_scheduler=[a,b]", "param_scheduler has 'a' where a dict"),
+        ("train_dataloader.dataset.pipeline=x", "train_dataloader.dataset.pipeline has 'x' where"),
+        ("train_dataloader.dataset=x", "train_dataloader.dataset is 'x'; it takes a dict"),
+        ("val_evaluator=IoUMetric", "val_evaluator has 'IoUMetric' where a dict"),
+        ("default_hooks.logger=5", "default_hooks.logger is 5; it takes a dict"),
+        ("train_cfg=3", "train_cfg is 3; it takes a dict"),
+    ],
+)
+def test_a_text_in_the_place_of_a_dict_is_refused(option, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        run.load_config(
+            str(CONFIGS / f"{SEMANTIC}.py"), options=run.overrides(Namespace(cfg_options=[option]))
+        )
 
 
 ROOTS = {"ade20k": "made/ade/ADEChallengeData2016", "coco": "made/coco"}
