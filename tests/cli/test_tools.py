@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import noise
+import events
 import noise
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def table(printed: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def segmentation(folder):
     printed = tool(folder, "train", SEGMENTATION, "--sample", "--work-dir", "seg",
-                   "--cfg-options", *SHORT[SEGMENTATION])  # fmt: skip
+                   *events.TRACKER, "--cfg-options", *SHORT[SEGMENTATION])  # fmt: skip
     return folder / "seg", printed
 
 
@@ -130,6 +130,19 @@ def test_quiet_shows_the_result_and_verbose_everything(segmentation, folder):
 def test_testing_the_checkpoint_gives_the_runs_last_metrics_again(run, request, folder):
     work_dir, printed = request.getfixturevalue(run)
     config = SEGMENTATION if run == "segmentation" else DETECTION
+def test_a_tracker_has_config_losses_metrics_and_pictures(segmentation):
+    work_dir, _ = segmentation
+    found = events.shown(work_dir / "tensorboard")
+    assert "optim_wrapper" in found.texts["config/text_summary"]
+    assert found.scalars["loss"][:4] == [1, 2, 3, 4]
+    assert found.scalars["lr"][:4] == [1, 2, 3, 4]
+    for name in ("mIoU", "IoU-disc (%)"):
+        assert found.scalars[name][:2] == [2, 4]
+    assert {name: steps[:2] for name, steps in found.pictures.items()} == {
+        f"validation/{k}": [2, 4] for k in range(4)
+    }
+
+
     checkpoint = (work_dir / "last_checkpoint").read_text()
     again = tool(folder, "test", work_dir / Path(config).name, checkpoint)
     assert table(again) == table(printed)
@@ -139,6 +152,8 @@ def test_testing_the_checkpoint_gives_the_runs_last_metrics_again(run, request, 
 def test_predict_draws_every_picture_of_a_folder(run, request, folder, tmp_path):
     work_dir, _ = request.getfixturevalue(run)
     config = SEGMENTATION if run == "segmentation" else DETECTION
+    if events.TRACKER:
+        assert events.shown(work_dir / "tensorboard").scalars["loss"] == [1, 2, 3, 4, 5, 6]
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in range(2):
@@ -158,7 +173,7 @@ def test_resume_goes_on_where_the_run_stopped(segmentation, folder):
     work_dir, _ = segmentation
     options = [o for o in SHORT[SEGMENTATION] if "max_iters" not in o]
     printed = tool(folder, "train", SEGMENTATION, "--sample", "--work-dir", work_dir.name, "--resume",
-                   "--cfg-options", "train_cfg.max_iters=6", *options)  # fmt: skip
+                   *events.TRACKER, "--cfg-options", "train_cfg.max_iters=6", *options)  # fmt: skip
     assert "resumed epoch: 0, iter: 4" in printed
     assert "Iter(train) [5/6]" in printed
     assert "Iter(train) [1/6]" not in printed

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import noise
+import events
 import noise
 import numpy as np
 import pytest
@@ -128,7 +128,7 @@ def trained(request, folder):
     """The work directory, the output and the config of a two-step run on sample data."""
     work_dir = Path(request.param).suffix[1:]
     printed = tool(folder, "train_detectron2", request.param, "--sample", "--work-dir", work_dir,
-                   *SHORT[request.param])  # fmt: skip
+                   *events.TRACKER, *SHORT[request.param])  # fmt: skip
     return folder / work_dir, printed, request.param
 
 
@@ -600,15 +600,6 @@ def test_the_console_shows_steps_and_the_log_file_everything(trained):
     assert noise.lacking(("total_loss: ", "validation: ", "Saving checkpoint to"), printed) == []
 
 
-def test_the_console_shows_steps_and_the_log_file_everything(trained):
-    work_dir, printed, config = trained
-    log = (work_dir / "log.txt").read_text()
-    talk = [*noise.DETECTRON2, *noise.DETECTRON2_BOXES] if config == LAZY else noise.DETECTRON2
-    assert noise.not_shown(talk, printed, log) == []
-    assert noise.lacking(noise.STEPS, printed, log) == []
-    assert noise.lacking(("total_loss: ", "validation: ", "Saving checkpoint to"), printed) == []
-
-
 def test_the_command_that_a_run_prints_evaluates_its_checkpoint(trained, folder):
     """The one of every framework, which finds Detectron2 by the config."""
     work_dir, printed, _ = trained
@@ -640,13 +631,23 @@ def test_predict_draws_every_picture_of_a_folder(trained, tmp_path, folder):
         assert np.abs(np.asarray(drawn, float) - np.asarray(picture, float)).mean() > 3
 
 
+def test_a_tracker_has_config_losses_metrics_and_pictures(trained):
+    work_dir, _, config = trained
+    found = events.shown(work_dir)
+    assert "ConvNeXt" in found.texts["config/text_summary"] or "convnext" in found.texts["config/text_summary"]
+    assert found.scalars["total_loss"][-1] >= 1
+    metric = "segm/AP" if config == LAZY else "sem_seg/mIoU"
+    assert metric in found.scalars or "bbox/AP" in found.scalars
+    assert sorted(found.pictures) == [f"validation/{k}" for k in range(4)]
+
+
 def test_resume_goes_on_where_the_run_stopped(trained, folder):
     work_dir, _, config = trained
     before = torch.load(work_dir / "model_final.pth", weights_only=True)
     options = [option for option in SHORT[config] if "max_iter" not in option.lower()]
     longer = "train.max_iter=3" if config == LAZY else "SOLVER.MAX_ITER=3"
     printed = tool(folder, "train_detectron2", config, "--sample", "--work-dir", work_dir.name,
-                   "--resume", longer, *options)  # fmt: skip
+                   "--resume", longer, *events.TRACKER, *options)  # fmt: skip
     assert "Starting training from iteration 2" in printed
     after = torch.load(work_dir / "model_final.pth", weights_only=True)
     assert after["iteration"] == before["iteration"] + 1 == 2
@@ -659,6 +660,7 @@ def test_resume_goes_on_where_the_run_stopped(trained, folder):
     assert training[-1]["at"] == 2
     if config == LAZY:
         assert [record["at"] for record in training] == [0, 1, 2]
+        assert events.shown(work_dir).scalars["total_loss"] == [0, 1, 2]
 
 
 def test_wrong_input_is_a_sentence_and_no_stack_trace(folder):
