@@ -34,6 +34,7 @@ RUN_BY = {
     "maps.md": HERE,
     "migration.md": HERE,
     "mmdetection.md": HERE,
+    "pretraining.md": "tests/pretraining/test_pretraining_page.py",
     "python.md": HERE,
     "recipes.md": HERE,
     "scaling.md": HERE,
