@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pages
 import pytest
 import torch
 from PIL import Image
@@ -17,7 +18,7 @@ pytest.importorskip("mmseg")
 
 from class_pictures import write_classes
 
-from convnext_backbones import create_backbone
+from convnext_backbones import create_backbone, create_classifier
 from convnext_backbones.adapters.openmmlab import finetuning, own_runs
 from convnext_backbones.checkpoints import inspect_checkpoint, load_pretrained, read_checkpoint
 from convnext_backbones.cli import run
@@ -234,6 +235,21 @@ def test_too_many_unreadable_pictures_stop_the_validation(tmp_path, capsys):
     options = ["--data", tmp_path, "--shrink", "--epochs", "1", "--work-dir", tmp_path / "run"]
     assert finetuned(*options) == 2
     assert "1 of the 4 pictures that validate cannot be read" in capsys.readouterr().err
+
+
+def test_the_page_of_fine_tuning(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = create_classifier("convnextv2_atto", num_classes=3).state_dict()
+    file = tmp_path / "work_dirs/finetune_convnextv2_atto/convnextv2_atto_classifier.pth"
+    file.parent.mkdir(parents=True)
+    content = {"model": state, "class_names": list(CLASSES), "preprocessing": {"image_size": 64}}
+    torch.save(content, file)
+    Image.new("RGB", (80, 60), "green").save("leaf.jpg")
+    names = pages.run("finetuning.md")
+    assert names["model"].class_names == CLASSES
+    assert names["transform"].image_size == 64
+    assert names["backbone"].channels == (40, 80, 160, 320)
+    assert names["multispectral"](torch.zeros(1, 10, 32, 32))[0].shape == (1, 40, 8, 8)
 
 
 @pytest.mark.slow

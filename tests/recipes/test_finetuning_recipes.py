@@ -1,6 +1,9 @@
 """Fine-tuning's figures, against the arguments of the official commands (TRAINING.md of both repositories)."""
 
+import re
+
 import pytest
+from pages import text_of
 
 from convnext_backbones import VARIANTS
 from convnext_backbones.recipes.finetuning import (
@@ -77,3 +80,29 @@ def test_few_pictures_take_the_small_recipe_unless_one_is_named():
     in1k = fine_tuning_recipe(1, "base", FEW, pretrained_on="in1k")
     assert in1k.recipe.drop_path == 0.8
     assert fine_tuning_recipe(2, "base", FEW, pretrained_on="in1k").recipe == PUBLISHED[2, "base"]
+
+
+def test_the_pages_table_is_the_recipes():
+    rows = re.findall(r"(?m)^\| ([a-zA-Z, -]+) \| (.*) \|$", text_of("finetuning.md"))
+    table = {name: cells.split(" | ") for name, cells in rows}
+    recipes = [
+        PUBLISHED[key]
+        for key in ((2, "atto"), (2, "tiny"), (2, "base"), (1, "base"), (1, "base", "in1k"))
+    ]
+    recipes.append(SMALL)
+
+    def numbers(name):
+        return [tuple(map(float, cell.split(", "))) for cell in table[name]]
+
+    assert numbers("learning rate, batch") == [pytest.approx((r.lr, r.batch)) for r in recipes]
+    assert numbers("epochs, warm-up") == [(r.epochs, r.warmup) for r in recipes]
+    assert table["layer decay"] == [f"{r.layer_decay} `{r.decay_type}`" for r in recipes]
+    assert numbers("weight decay") == [(r.weight_decay,) for r in recipes]
+    assert numbers("drop path") == [(r.drop_path,) for r in recipes]
+    assert numbers("mixup, cutmix") == [(r.mixup, r.cutmix) for r in recipes]
+    assert numbers("label smoothing") == [(r.smoothing,) for r in recipes]
+    assert numbers("random erasing") == [(r.erasing,) for r in recipes]
+    assert [cell != "none" for cell in table["RandAugment"]] == [
+        bool(r.rand_augment) for r in recipes
+    ]
+    assert table["EMA"] == [str(r.ema) if r.ema else "none" for r in recipes]
