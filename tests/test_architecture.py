@@ -40,9 +40,10 @@ ROOMS = {
     "data": "checkpoints console defusedxml errors jinja2 network/variants numpy PIL recipes recipes/writers supervision yaml",
     "pretraining": "checkpoints console data errors matplotlib network network/preprocessing network/refusals numpy PIL recipes rich runs "
     "safetensors sklearn timm torch torchvision",
-    "runs": "checkpoints console cv2 data errors filelock matplotlib mlflow network network/wrappers numpy PIL pycocotools rich shapely torch torchvision wandb",
+    "runs": "checkpoints console cv2 data errors filelock matplotlib mlflow network network/wrappers numpy PIL pycocotools rich runs/page shapely torch torchvision wandb",
     "export": "checkpoints cv2 data errors network network/preprocessing network/selection network/variants numpy onnxruntime onnxscript openvino PIL torch "
     "torchvision",
+    "runs/page": "checkpoints console errors jinja2 matplotlib network network/variants network/wrappers numpy PIL runs supervision torch yaml",
     "lab": "checkpoints console create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision transformers triton",
     "looking": "checkpoints data errors lab matplotlib network network/preprocessing network/selection network/variants numpy PIL "
@@ -227,4 +228,6 @@ def test_the_wheel_carries_the_configs(tmp_path):
     assert "convnext_backbones/network/convnext.py" in names
     assert "convnext_backbones/kernels/amx/kernels.cpp" in names
     assert "convnext_backbones/data/new_config/templates/mmdet.py.jinja" in names
+    for name in ("run.html.jinja", "style.css", "script.js"):
+        assert f"convnext_backbones/runs/page/templates/{name}" in names
     assert not any(name.startswith(("tests/", "tools/")) for name in names)

@@ -1,6 +1,7 @@
 """What only a run that has just ended knows, kept beside it for its page: WORK_DIR/report/."""
 
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
+from ...console import progress
 from ...errors import UserError
 from ...network.convnext import Trunk
 from ...network.variants import VARIANTS
@@ -118,13 +119,11 @@ def _looked(host: Host, config: Any, trained: Any, score: float, seconds: float)
     if count <= tried.count:
         return tried
     looked = Looked(score)
-    bar = tqdm(total=count, desc="report", unit="picture", delay=5, leave=False)
-    with bar:
-        for example in host.examples(config, trained, count):
-            looked.look(host, example)
-            bar.update()
-            if time.monotonic() - started > 3 * budget:  # the first ones were quick
-                break
+    examples = host.examples(config, trained, count)
+    for example in progress(examples, "report", total=count, unit="picture"):
+        looked.look(host, example)
+        if time.monotonic() - started > 3 * budget:  # the first ones were quick
+            break
     return looked
 
 
@@ -179,7 +178,12 @@ def _splits(host: Host, config: Any, most: int) -> Iterator[dict[str, Any]]:
         data = host.records(config, split, most=most)
         if data is None:
             continue
-        count = Counter(label for record in data.records for label in record.labels)
+        count = Counter(
+            label
+            for record in data.records
+            for label, crowd in itertools.zip_longest(record.labels, record.crowd)
+            if not crowd
+        )
         yield dict(
             split=split,
             task=data.task,

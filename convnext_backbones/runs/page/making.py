@@ -187,7 +187,7 @@ def _metrics_table(validation: list[dict]) -> Table | None:
     for name in names:
         values = [(at, metrics[name]) for at, metrics in found if name in metrics]
         highest = max(
-            (pair for pair in values if math.isfinite(pair[1])), key=lambda p: p[1], default=None
+            (pair for pair in values if _is_measured(pair[1])), key=lambda p: p[1], default=None
         )
         rows.append(cells(
             name, _metric(name, values[-1][1]), _metric(name, highest[1] if highest else math.nan),
@@ -198,10 +198,14 @@ def _metrics_table(validation: list[dict]) -> Table | None:
 
 
 def _metric(name: str, value: float) -> Cell:
-    """COCO's -1 says that there was nothing to measure."""
-    if value is None or not math.isfinite(value) or value == -1:
+    if not _is_measured(value):
         return cell(math.nan)
     return cell(float(value), report.in_digits(name, value))
+
+
+def _is_measured(value: float) -> bool:
+    """COCO's -1 says that there was nothing to measure."""
+    return math.isfinite(value) and value != -1
 
 
 def _of_classes(validation: list[dict]) -> dict[str, dict[str, float]]:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ... import __version__
 from ...errors import UserError
 from ..whole_files import write_whole
 
@@ -110,6 +109,6 @@ _ENVIRONMENT = Environment(
     trim_blocks=True, lstrip_blocks=True,
 )  # fmt: skip
 _ENVIRONMENT.globals.update(
-    version=__version__, style=(TEMPLATES / "style.css").read_text,
+    style=(TEMPLATES / "style.css").read_text,
     script=(TEMPLATES / "script.js").read_text, duration=duration, gib=gib,
 )  # fmt: skip
