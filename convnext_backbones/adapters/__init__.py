@@ -50,7 +50,7 @@ FRAMEWORKS = {
                 ("--cfg-options",),
                 dict(nargs="+", metavar="K=V", default=[],
                      help="override config entries, e.g. train_dataloader.batch_size=4"),
-                ("train", "test", "predict", "check-data", "show-data", "visualize"),
+                ("train", "test", "predict", "export", "check-data", "show-data", "visualize"),
             ),
             Option(
                 ("--auto-scale-lr",),
@@ -98,7 +98,7 @@ FRAMEWORKS = {
                 dict(nargs="*", default=[], metavar="key=value",
                      help="override config entries; import=FILE.py runs your Python first, which "
                      "registers data sets"),
-                ("train", "test", "predict", "check-data", "show-data", "visualize"),
+                ("train", "test", "predict", "export", "check-data", "show-data", "visualize"),
             ),
         ),
     ),

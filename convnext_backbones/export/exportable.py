@@ -1,5 +1,6 @@
 """What can be exported: a network, how pixels come into it, and what a framework says of its results."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,8 @@ class Exportable:
 
     mean, std: of RGB pixels in 0..255; None: images come normalised. bgr: the network takes BGR.
     multiple, least: of height and width. fixed: what cannot be dynamic, BATCH or SIZE, and why.
-    wide: names of modules that stay in float32 in a file of lower precision.
+    low: names of the modules that a file of lower precision computes in it; "" is the network itself.
+    tracing: what the network is traced in.
     about: more for the file's metadata, JSON's types.
     """
 
@@ -39,7 +41,8 @@ class Exportable:
     multiple: int = 1
     least: int = 32
     fixed: Mapping[str, str] = field(default_factory=dict)
-    wide: tuple[str, ...] = ()
+    low: tuple[str, ...] = ("",)
+    tracing: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
     about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -80,6 +83,8 @@ class Graph(nn.Module):
         return images[:, [2, 1, 0]] if self.bgr else images
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.network(self.normalised(images).to(self.dtype))
+        outputs = self.network(
+            self.normalised(images).to(self.dtype)
+        )  # float32 where parts are low
         outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
         return tuple(y.float() if y.is_floating_point() else y for y in outputs)

@@ -56,9 +56,10 @@ def export(
         make_exact(model.network)
         weights_are_half = options.precision == "fp16"
         if options.precision in LOW and not (options.to != PROGRAM and options.precision == "bf16"):
-            graph.dtype = LOW[options.precision]
-            lower(model.network, graph.dtype, model.wide)
-        program = traced(graph, shapes)
+            graph.dtype = LOW[options.precision] if model.low == ("",) else torch.float32
+            lower(model.network, LOW[options.precision], model.low)
+        with model.tracing():
+            program = traced(graph, shapes)
         write = written(program, options.to, model.outputs, half=weights_are_half)
         about = {
             "task": model.task,

@@ -14,26 +14,26 @@ LOW = {"fp16": torch.float16, "bf16": torch.bfloat16}
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)  # fmt: skip
 
 
-def lower(network: nn.Module, dtype: torch.dtype, wide: Iterable[str] = ()) -> None:
-    """Compute a network in dtype, in place, but the statistics of its norms and the modules named `wide`."""
-    wide = [network.get_submodule(name) for name in wide]
-    outside = {id(part) for module in wide for part in module.modules()}
-    network.to(dtype)
-    for module in wide:
-        module.float()
-        module.register_forward_pre_hook(_to_float32, with_kwargs=True)
-    for module in network.modules():
-        if isinstance(module, NORMS) and id(module) not in outside:
-            module.float()
-            module.forward = functools.partial(_in_float32, type(module), module)
+def lower(network: nn.Module, dtype: torch.dtype, names: Iterable[str]) -> None:
+    """Compute the modules of these names in dtype, in place, but the statistics of their norms. What comes
+    out of them is float32 again, but for the network itself."""
+    for name in names:
+        part = network.get_submodule(name)
+        part.to(dtype)
+        for module in part.modules():
+            if isinstance(module, NORMS):
+                module.float()
+                module.forward = functools.partial(_in_float32, type(module), module)
+        if name:
+            part.register_forward_pre_hook(
+                lambda module, args, kwargs: (cast(args, dtype), cast(kwargs, dtype)),
+                with_kwargs=True,
+            )
+            part.register_forward_hook(lambda module, args, output: cast(output, torch.float32))
 
 
 def _in_float32(kind: type[nn.Module], module: nn.Module, x: Tensor) -> Tensor:
     return kind.forward(module, x.float()).to(x.dtype)
-
-
-def _to_float32(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    return cast(args, torch.float32), cast(kwargs, torch.float32)
 
 
 def cast(value, dtype: torch.dtype):
