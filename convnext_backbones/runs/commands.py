@@ -171,10 +171,18 @@ def _page(host: Host, config, trained, seconds: float) -> str:
 
 
 # ---- words ---------------------------------------------------------------------------------------
+OTHER_FILES = {  # of tools/, not named as the commands that they are
+    "convert": "convert_checkpoint",
+    "check-weights": "check_pretrained",
+    "sample-data": "make_sample_data",
+}
+
+
 def called(command: str) -> str:
     """How the user calls a command from where this one was called: by its file in a clone's tools/, or
     by the installed program's name."""
     script = Path(sys.argv[0])
     if script.suffix == ".py" and script.parent.name == "tools":
-        return f"python {script.with_name(command.replace('-', '_') + '.py')}"
+        name = OTHER_FILES.get(command, command.replace("-", "_"))
+        return f"python {script.with_name(name + '.py')}"
     return f"convnext-backbones {command}"
