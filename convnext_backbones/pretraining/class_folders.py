@@ -11,12 +11,16 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from ..console import counted
-from ..data.pictures import SUFFIXES, picture_files
+from ..data.pictures import SUFFIXES, picture_files, read_picture
 from ..data.tree import some, split_of
-from ..errors import UserError
+from ..errors import UnreadableFileError, UserError
 
 VAL_SHARE = 0.2
+LONGEST = 50  # times its short side; a longer picture would be resized to gigabytes
 LAYOUT = (
     "one folder of pictures a class, CLASS/*.jpg, or such folders in two: train/CLASS/*.jpg and "
     "val/CLASS/*.jpg"
@@ -109,6 +113,13 @@ def _pictures_of(root: Path) -> dict[str, list[Path]]:
         loose = len(picture_files(root))
         what = f"{counted(loose, 'picture')} without classes" if loose else "no class folders"
         raise UserError(f"{root} has {what}; expected is {LAYOUT}")
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{root}: a class folder's name is not in UTF-8 ({name!r}); rename it"
+            ) from error
     pictures = {name: picture_files(root / name) for name in names}
     if not any(pictures.values()):
         raise UserError(
@@ -183,3 +194,19 @@ def _numbered(
         return tuple(Sample(path, numbers[n]) for n in classes for path in pictures.get(n, ()))
 
     return ClassFolders(root, classes, samples(train), samples(val), split, tuple(notes))
+
+
+def read_sample(path: Path) -> Tensor:
+    """A picture as (3, H, W) uint8 that can be resized as a whole.
+
+    Raises:
+        UserError: it cannot be read, or is too long a strip.
+    """
+    picture = torch.from_numpy(read_picture(path)).permute(2, 0, 1)
+    height, width = picture.shape[1:]
+    if max(height, width) > LONGEST * min(height, width):
+        raise UnreadableFileError(
+            f"the picture {path} is {width}x{height} pixels, too long a strip to be shown as a square",
+            str(path),
+        )
+    return picture

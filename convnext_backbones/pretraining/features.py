@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from .. import console
-from ..data.pictures import read_picture
 from ..data.tree import some
 from ..errors import UserError
 from ..network.classifier import ConvNeXtClassifier
 from ..network.preprocessing import EvaluationTransform
 from ..runs.whole_files import write_whole
-from .class_folders import Sample
+from .class_folders import Sample, read_sample
 
 MOST_UNREADABLE = 0.1  # of the pictures; with more, figures would not be the data's
 
@@ -49,11 +48,11 @@ class Pictures(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
         try:
-            picture = read_picture(self.samples[index].path)
+            picture = read_sample(self.samples[index].path)
         except UserError as error:
             size = self.transform.image_size
             return torch.zeros(3, size, size), index, str(error)
-        return self.transform(torch.from_numpy(picture).permute(2, 0, 1)), index, ""
+        return self.transform(picture), index, ""
 
 
 def extract(

@@ -15,7 +15,7 @@ from ..data.pictures import read_picture
 from ..errors import UserError
 from ..network.preprocessing import EvaluationTransform
 from ..recipes.finetuning import FineTuningRecipe
-from .class_folders import Sample, find_class_folders
+from .class_folders import Sample, find_class_folders, read_sample
 
 
 class Labelled(NamedTuple):
@@ -70,7 +70,7 @@ class LabelledPictures(Dataset):
         if self.drawn is not None:
             return Labelled(self.drawn(Image.fromarray(read_picture(path))), label, str(path))
         try:
-            picture = torch.from_numpy(read_picture(path)).permute(2, 0, 1)
+            picture = read_sample(path)
         except UserError as error:
             size = self.shown.image_size
             return Labelled(torch.zeros(3, size, size), -1, str(path), str(error))

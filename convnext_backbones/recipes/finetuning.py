@@ -132,7 +132,7 @@ def fine_tuning_recipe(
 
     Args:
         version, size: of a network, as in VARIANTS; another network's size counts as "base".
-        pretrained_on: "in1k" for V1's of ImageNet-1K, whose recipes differ; else that of ImageNet-22K.
+        pretrained_on: "in1k" for V1's of ImageNet-1K that go on at 384 pixels; else that of ImageNet-22K.
     """
     name = name or ("small" if pictures < FEW else "published")
     if name == "small":

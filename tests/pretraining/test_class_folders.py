@@ -2,9 +2,10 @@
 
 import pytest
 from class_pictures import write_classes
+from PIL import Image
 
-from convnext_backbones.errors import UserError
-from convnext_backbones.pretraining.class_folders import find_class_folders
+from convnext_backbones.errors import UnreadableFileError, UserError
+from convnext_backbones.pretraining.class_folders import find_class_folders, read_sample
 
 
 def test_folders_train_and_val_are_the_split(tmp_path):
@@ -71,6 +72,7 @@ def test_what_is_left_out_is_said(tmp_path):
         (lambda root: write_classes(root, {"a": 3}), r"a single class \(a\)"),
         (lambda root: write_classes(root.parent, {root.name: 3}), "3 pictures without classes"),
         (lambda root: write_classes(root, {"a": 1, "b": 1}), "every class has a single picture"),
+        (lambda root: write_classes(root, {"a\udcff": 1, "b": 1}), r"not in UTF-8 \('a\\udcff'\); rename it"),
         (lambda root: write_classes(root / "val", {"a": 1, "b": 1}), "has val, and no train beside"),
         (
             lambda root: (
@@ -93,3 +95,11 @@ def test_a_folder_that_is_none_is_refused(tmp_path, make, sentence):
     make(root)
     with pytest.raises(UserError, match=sentence):
         find_class_folders(root)
+
+
+def test_a_strip_that_would_fill_the_memory_is_not_read(tmp_path):
+    Image.new("RGB", (600, 2)).save(tmp_path / "strip.png")
+    with pytest.raises(UnreadableFileError, match="600x2 pixels, too long a strip"):
+        read_sample(tmp_path / "strip.png")
+    Image.new("RGB", (60, 2)).save(tmp_path / "short.png")
+    assert read_sample(tmp_path / "short.png").shape == (3, 2, 60)

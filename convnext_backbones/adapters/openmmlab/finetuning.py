@@ -6,6 +6,7 @@ to each of them. The average of the weights is MMEngine's.
 """
 
 import dataclasses
+import re
 from argparse import Namespace
 from datetime import date
 from pathlib import Path
@@ -26,6 +27,7 @@ from ...console import counted, progress, say
 from ...data.tree import some
 from ...errors import UserError
 from ...network.classifier import ConvNeXtClassifier
+from ...network.preprocessing import WARP_FROM
 from ...network.variants import VARIANTS
 from ...pretraining.class_folders import ClassFolders, find_class_folders
 from ...pretraining.labelled import Labelled, LabelledPictures, mixing
@@ -46,6 +48,7 @@ BATCH = 64  # pictures of a process
 VALIDATIONS = 50  # in a run, at most
 MOST_UNREADABLE = 0.1  # of the pictures that validate
 NAMED = 10  # of them, in a sentence
+OF_IMAGENET_1K = re.compile(r"^(?!.*(22k|12k)).*(in1k|1k_224)")  # names of weights, at 224 pixels
 
 
 # ---- what the config names -----------------------------------------------------------------------
@@ -184,9 +187,10 @@ def prepared(args: Namespace) -> tuple[Config, dict]:
     network, name, preprocessing = _network(args)
     version, count = network["version"], len(folders.train)
     variant = VARIANTS.get(name)
+    enlarged = (args.size or 0) >= WARP_FROM and bool(OF_IMAGENET_1K.search(str(args.checkpoint)))
     chosen = fine_tuning_recipe(
         version, variant.size if variant else "own", count, args.recipe,
-        pretrained_on="in1k" if "in1k" in str(args.checkpoint) else None,
+        pretrained_on="in1k" if enlarged else None,
     )  # fmt: skip
     recipe = chosen.recipe._replace(
         **{
