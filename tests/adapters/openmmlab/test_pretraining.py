@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -238,4 +239,43 @@ def test_two_processes_give_the_losses_and_weights_of_one(finished, pictures, tm
     assert losses_of(tmp_path) == pytest.approx(losses_of(finished[0]), rel=1e-5)
     expected = state_of(finished[0])
     for name, value in state_of(tmp_path).items():
+        torch.testing.assert_close(value, expected[name], atol=2e-5, rtol=1e-3)
+
+
+SHARDED = """
+import sys
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import FlexibleRunner
+
+config, work_dir = sys.argv[1:]
+cfg = Config.fromfile(config)
+cfg.merge_from_dict(dict(work_dir=work_dir, launcher="pytorch", runner_type="FlexibleRunner"))
+cfg.train_dataloader.batch_size = 2
+cfg.strategy = dict(
+    type="FSDPStrategy", state_dict_cfg="full",
+    model_wrapper=dict(
+        type="MMFullyShardedDataParallel", use_orig_params=True, device_id=torch.device("cpu"),
+        auto_wrap_policy=dict(
+            type="torch.distributed.fsdp.wrap.size_based_auto_wrap_policy", min_num_params=20_000
+        ),
+    ),
+)
+torch.distributed.init_process_group("gloo")
+FlexibleRunner.from_cfg(cfg).train()
+"""
+
+
+@pytest.mark.slow
+def test_fsdp_takes_the_runs_own_config_and_gives_its_weights(finished, tmp_path):
+    (tmp_path / "sharded.py").write_text(SHARDED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29632",
+               tmp_path / "sharded.py", finished[0] / "pretrain_convnextv2_shrunk.py", tmp_path / "run"]  # fmt: skip
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, "\n".join(re.findall(r"(?m)^\[rank0\].*", done.stderr)[-15:])
+    model = FCMAE(ARCH, decoder_dim=WIDTH)
+    load_fcmae(model, tmp_path / "run/epoch_4.pth")
+    expected = state_of(finished[0])
+    for name, value in official_state(model).items():
         torch.testing.assert_close(value, expected[name], atol=2e-5, rtol=1e-3)
