@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import depthwise
 from .grn import grn_scale, grn_scale_backward, wide_dtype
+from .linear import multiplies, product, weight_gradient
 from .steps import (
     Settings,
     Weights,
@@ -114,9 +115,12 @@ def _through_pointwise_layers(
         of_a = second.of_a(part, a, out=memory[1][: len(a), : a.shape[1]])
         of_z = torch.ops.aten.gelu_backward.grad_input(of_a, z[part], grad_input=of_a)
         of_z = of_z.flatten(0, 1)
-        of_weight = _add_mm(of_weight, of_z.t(), normed[part].flatten(0, 1))
+        of_weight = weight_gradient(of_z, normed[part].flatten(0, 1), of_weight)
         of_bias += of_z.sum(0)
-        torch.mm(of_z, w.pwconv1, out=of_normed[part].flatten(0, 1))
+        place = of_normed[part].flatten(0, 1)
+        value = product(of_z, w.pwconv1, out=place)
+        if value is not place:
+            place.copy_(value)
     return of_normed, of_weight, of_bias
 
 
@@ -138,10 +142,6 @@ def _of_second_weights(
     return of_weight, of_bias, of_gamma, of_beta
 
 
-def _add_mm(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    return a @ b if total is None else total.addmm_(a, b)
-
-
 class _Second:
     """The second pointwise layer in V1, and what the other ways to pass it have in common."""
 
@@ -160,14 +160,18 @@ class _Second:
         """What needs a pass of its own over all parts; the last part's a, if it was computed."""
 
     def of_a(self, part: tuple[slice, slice], a: Tensor, out: Tensor) -> Tensor:
-        """The gradient of a part of a = gelu(z), written to `out`."""
-        torch.mm(self.behind_layer[part].flatten(0, 1), self.weight, out=out.flatten(0, 1))
+        """The gradient of a part of a = gelu(z), in the memory of `out` or in its own."""
+        out = self._through_layer(part, out)
         self._add_to_weight(part, a)
         return out
 
+    def _through_layer(self, part: tuple[slice, slice], out: Tensor) -> Tensor:
+        value = product(self.behind_layer[part].flatten(0, 1), self.weight, out=out.flatten(0, 1))
+        return value.view_as(out)
+
     def _add_to_weight(self, part: tuple[slice, slice], a: Tensor) -> None:
         branch = self.branch[part].flatten(0, 1)
-        self.of_weight = _add_mm(self.of_weight, branch.t(), a.flatten(0, 1))
+        self.of_weight = weight_gradient(branch, a.flatten(0, 1), self.of_weight)
 
 
 class _Scale:
@@ -203,7 +207,7 @@ class _SecondWithScaledMap(_Second):
         self.scale = scale
 
     def of_a(self, part: tuple[slice, slice], a: Tensor, out: Tensor) -> Tensor:
-        torch.mm(self.behind_layer[part].flatten(0, 1), self.weight, out=out.flatten(0, 1))
+        out = self._through_layer(part, out)
         factor = self.scale.factor[part[0]]
         self.scale.take(part[0], (out.to(wide_dtype(out)) * a).sum(1))
         out *= factor
@@ -226,6 +230,11 @@ class _SecondWithScaledWeight(_Second):
         for part in parts:
             a = gelu(z[part], memory)
             first = part[1].start == 0
+            if multiplies(a):
+                images = zip(of_weight[part[0]], self.branch[part], a, strict=True)
+                for of_image, branch, image in images:
+                    of_image.copy_(weight_gradient(branch, image, None if first else of_image))
+                continue
             of_weight[part[0]].baddbmm_(
                 self.branch[part].transpose(1, 2), a, beta=0 if first else 1
             )
@@ -235,6 +244,13 @@ class _SecondWithScaledWeight(_Second):
         return a
 
     def of_a(self, part: tuple[slice, slice], a: Tensor, out: Tensor) -> Tensor:
-        torch.bmm(self.branch[part], self.weight[part[0]], out=out)
+        branch, weight = self.branch[part], self.weight[part[0]]
+        if multiplies(branch) and len(branch) == 1:
+            out = product(branch[0], weight[0], out=out[0])[None]
+        elif multiplies(branch):
+            for of_image, image, factors in zip(out, branch, weight, strict=True):
+                of_image.copy_(product(image, factors, out=of_image))  # in its own memory
+        else:
+            torch.bmm(branch, weight, out=out)
         self.scale.add_through_energy(part, a, out)
         return out

@@ -7,6 +7,8 @@ own kernels are held to AVX2 by ATEN_CPU_CAPABILITY=avx2 and ONEDNN_MAX_CPU_ISA=
 
 import functools
 import os
+import platform
+import re
 import shutil
 from pathlib import Path
 
@@ -36,6 +38,26 @@ def processor_has(name: str) -> bool:
 def computes_in_bfloat16() -> bool:
     """Has it instructions that multiply bfloat16? Elsewhere bfloat16 is slower than float32."""
     return any(processor_has(name) for name in _BFLOAT16)
+
+
+@functools.cache
+def mkl_is_held_back() -> bool:
+    """Does MKL, which torch multiplies float32 with on x86, use less than this processor has?
+
+    On AMD's it takes its kernels for AVX2, also where there is AVX-512.
+    """
+    import torch
+
+    if not torch.backends.mkl.is_available() or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        vendors = re.findall(
+            r"^vendor_id\s*:\s*(\S+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE
+        )
+        vendor = vendors[0] if vendors else ""
+    except OSError:
+        vendor = platform.processor()  # Windows: "AMD64 Family 25 Model 1 Stepping 1, AuthenticAMD"
+    return "AMD" in vendor.removeprefix("AMD64") or "Hygon" in vendor
 
 
 def cxx_compiler() -> str | None:

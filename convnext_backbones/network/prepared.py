@@ -24,6 +24,7 @@ from ..errors import UserError
 from ..kernels import amx, processor
 from ..kernels.dispatch import changed
 from ..kernels.grn import ROWS, energy, fast_energy, grn_scale
+from ..kernels.linear import fuses, linear_add, linear_gelu
 from .classifier import ConvNeXtClassifier
 from .convnext import (
     Block,
@@ -433,6 +434,11 @@ class _Downsample(nn.Module):
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation)
 
 
+def _takes_every_size() -> bool:
+    """Is what runs being written down, for images and batches of other sizes too?"""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 class PreparedBlock(nn.Module):
     """Block with what folds folded, and GRN's factor in the second weight of each image."""
 
@@ -479,11 +485,13 @@ class PreparedBlock(nn.Module):
         )
         y = y.permute(0, 2, 3, 1)  # NCHW -> NHWC
         y = F.layer_norm(y, y.shape[-1:], None, None, self.eps)
+        if fuses(y) and not _takes_every_size():
+            return self._fused(y, inside, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         y = F.gelu(F.linear(y, self.weight1, self.bias1))
         if self.grn_gamma is None:
             y = F.linear(y, self.weight2, self.bias2)
         else:
-            weight = (self.weight2 * self._scale(y, inside)[:, None]).to(y.dtype)  # (N, C, 4C)
+            weight = self._weights(y, inside)
             if len(y) == 1 and not torch.jit.is_tracing():
                 y = F.linear(y, weight[0], self.bias2)
             else:
@@ -493,15 +501,28 @@ class PreparedBlock(nn.Module):
                 )
         return y.permute(0, 3, 1, 2) + x  # NHWC -> NCHW
 
+    def _fused(self, y: Tensor, inside: Tensor | None, shortcut: Tensor) -> Tensor:
+        """The same behind LayerNorm, (N, H, W, C), with GELU and the residual sum in the products."""
+        y = linear_gelu(y, self.weight1, self.bias1)
+        if self.grn_gamma is None:
+            return linear_add(y, self.weight2, self.bias2, shortcut)
+        weights = self._weights(y, inside)
+        images = zip(y, weights, shortcut, strict=True)
+        images = [linear_add(image, weight, self.bias2, x) for image, weight, x in images]
+        return images[0][None] if len(images) == 1 else torch.stack(images)
+
+    def _weights(self, y: Tensor, inside: Tensor | None) -> Tensor:
+        """The second weight of each image, (N, C, 4C)."""
+        return (self.weight2 * self._scale(y, inside)[:, None]).to(y.dtype)
+
     def _scale(self, y: Tensor, inside: Tensor | None) -> Tensor:
         """GRN's factors (N, 4C) for its input (N, H, W, 4C)."""
         tokens = y.flatten(1, 2)
         if inside is not None:
             tokens = tokens * inside.flatten(1)[..., None]
         pieces = [tokens]
-        fixed = torch.compiler.is_compiling() or torch.jit.is_tracing()  # for every size
-        if y.is_cuda and not fixed:
+        if y.is_cuda and not _takes_every_size():
             return grn_scale(fast_energy(tokens), self.grn_gamma, self.grn_eps)[0]
-        if y.device.type == "cpu" and not fixed:
+        if y.device.type == "cpu" and not _takes_every_size():
             pieces = tokens.split(ROWS, dim=1)  # their squares stay in the cache
         return grn_scale(sum(map(energy, pieces)), self.grn_gamma, self.grn_eps)[0]

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier, ConvNeXtV2
-from convnext_backbones.kernels import depthwise, dispatch, linear, steps
+from convnext_backbones.kernels import depthwise, dispatch, linear, processor, steps
 from convnext_backbones.network.convnext import Block
 
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 5e-6}
@@ -70,11 +70,13 @@ def differences(fast, reference):
         ((2, 8, 8), dict(layer_scale_init_value=None)),
     ],
 )
+@pytest.mark.parametrize("onednn", [True, False])
 @BOTH
 def test_a_block_has_the_values_and_gradients_of_the_plain_steps(
-    version, shape, options, dtype, part, plain, monkeypatch
+    version, onednn, shape, options, dtype, part, plain, monkeypatch
 ):
     monkeypatch.setattr(steps, "PART", part)
+    monkeypatch.setattr(processor, "mkl_is_held_back", lambda: onednn)
     block = make_block(version, dtype=dtype, **options)
     x = make_input(*shape, dim=options.get("dim", 8), dtype=dtype)
     assert dispatch.why_not(block, x) is None
@@ -90,6 +92,28 @@ def test_a_block_has_the_values_and_gradients_of_the_plain_steps(
         reference.append(block(x))
     assert max(differences(fast, reference)) < TOLERANCE[dtype]
     assert fast[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.skipif(linear._FUSED is None, reason="this torch has no oneDNN")
+@pytest.mark.parametrize("shape", [(2, 16, 20), (40, 2, 2)])
+@BOTH
+def test_where_mkl_is_held_back_onednn_computes_every_product(version, shape, monkeypatch):
+    block, x = make_block(version), make_input(*shape)
+    products = {"aten::mm", "aten::bmm", "aten::baddbmm", "aten::baddbmm_", "aten::addmm_"}
+    called = {}
+    for held_back in (True, False):
+        monkeypatch.setattr(processor, "mkl_is_held_back", lambda held_back=held_back: held_back)
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activities, record_shapes=True) as profile:
+            values_and_gradients(block, x)
+        called[held_back] = {
+            event.key
+            for event in profile.key_averages(group_by_input_shape=True)
+            if event.key not in products or event.input_shapes[0][-2] > 1  # by one row: of factors
+        }
+    assert products & called[False]
+    assert not products & called[True]
+    assert "aten::convolution_backward" in called[True] - called[False]
 
 
 @pytest.mark.parametrize("with_cp", [False, True])

@@ -91,3 +91,37 @@ def test_a_model_prepared_with_kernels_runs_where_they_cannot(monkeypatch):
     plain = prepare_for_inference(model, torch.bfloat16)
     for ours, reference in zip(prepared(images), plain(images), strict=True):
         assert relative_difference(ours, reference) == 0
+
+
+@pytest.mark.parametrize(
+    ("vendor", "held_back"),
+    [
+        ("vendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\nvendor_id\t: AuthenticAMD\n", True),
+        ("vendor_id\t: HygonGenuine\n", True),
+        ("vendor_id\t: GenuineIntel\nmodel name\t: Xeon\n", False),
+        ("", False),
+    ],
+)
+def test_mkl_is_held_back_on_amds_processors(vendor, held_back, monkeypatch):
+    monkeypatch.setattr(processor.Path, "read_text", lambda path: vendor)
+    monkeypatch.setattr(processor.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    asked = processor.mkl_is_held_back.__wrapped__
+    assert asked() == held_back
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert not asked()
+
+
+def test_without_a_list_of_processors_windows_name_of_it_tells(monkeypatch):
+    def missing(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(processor.Path, "read_text", missing)
+    monkeypatch.setattr(processor.platform, "machine", lambda: "AMD64")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    for name, held_back in (
+        ("AMD64 Family 25 Model 1 Stepping 1, AuthenticAMD", True),
+        ("Intel64 Family 6 Model 143 Stepping 8, GenuineIntel", False),
+    ):
+        monkeypatch.setattr(processor.platform, "processor", lambda name=name: name)
+        assert processor.mkl_is_held_back.__wrapped__() == held_back

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import convnext_backbones
 from convnext_backbones import ConvNeXt, ConvNeXtClassifier, ConvNeXtV2, prepare_for_inference
 from convnext_backbones.errors import UserError
-from convnext_backbones.kernels import amx, processor
+from convnext_backbones.kernels import amx, linear, processor
+from convnext_backbones.network import prepared as steps
 from convnext_backbones.network.convnext import Block
 from convnext_backbones.network.prepared import (
     PreparedBlock,
@@ -73,6 +74,22 @@ def test_float32_maps_are_the_plain_ones(version, options):
     for size in [(2, 64, 96), (1, 101, 75)]:
         images = random_images(size[0], model.downsample_layers[0][0].in_channels, *size[1:])
         assert_close(prepared(images), in_float64(model, images), FP32)
+
+
+@pytest.mark.skipif(linear._FUSED is None, reason="this torch has no oneDNN")
+@VERSIONS
+def test_float32_maps_are_the_same_with_the_products_fused_and_without(version, monkeypatch):
+    prepared = prepare_for_inference(small(version), torch.float32)
+    images = random_images(2, 3, 64, 96)
+    fused_calls = []
+    fused = steps.linear_gelu
+    monkeypatch.setattr(steps, "linear_gelu", lambda *a: fused_calls.append(a) or fused(*a))
+    maps = prepared(images)
+    assert fused_calls
+    count = len(fused_calls)
+    monkeypatch.setattr(steps, "fuses", lambda y: False)
+    assert_close(maps, prepared(images), FP32)
+    assert len(fused_calls) == count
 
 
 @VERSIONS
