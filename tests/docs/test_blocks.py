@@ -5,8 +5,10 @@ against their parsers, the Makefile and pyproject.toml. A block without a test i
 import argparse
 import importlib
 import re
+import runpy
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -240,9 +242,15 @@ def parsers(monkeypatch):
 
 
 def parse(module: str, arguments: list[str]) -> None:
-    """Assert that a command takes these arguments."""
+    """Assert that a command, or a tool that is none, takes these arguments."""
     with pytest.raises((ParsedError, SystemExit)) as end:
-        importlib.import_module(f"convnext_backbones.cli.{module}").main(arguments)
+        if (ROOT / f"convnext_backbones/cli/{module}.py").exists():
+            importlib.import_module(f"convnext_backbones.cli.{module}").main(arguments)
+        else:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", [str(TOOLS[module]), *arguments])
+                patch.syspath_prepend(ROOT / "tools")
+                runpy.run_path(str(TOOLS[module]), run_name="__main__")
     assert not getattr(end.value, "code", 0), arguments  # 0 of --help
 
 
