@@ -10,6 +10,7 @@ import noise
 import numpy as np
 import pytest
 from PIL import Image
+from run_page import check_page
 
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
@@ -82,30 +83,6 @@ def test_a_run_ends_with_metrics_curves_and_predictions(run, request):
 def test_the_console_shows_steps_and_the_log_file_everything(run, request):
     work_dir, printed = request.getfixturevalue(run)
     log = next(work_dir.glob("*/*.log")).read_text()
-    talk = (*noise.OPENMMLAB, *(noise.COCO if run == "detection" else ()))
-    assert noise.not_shown(talk, printed, log) == []
-    assert noise.lacking(noise.STEPS, printed, log) == []
-    assert noise.lacking((r"\(train\) .*eta: .*loss: ", "validation: ", "Saving checkpoint"), printed) == []
-    assert max(map(len, printed.splitlines())) < 300
-
-
-def test_quiet_shows_the_result_and_verbose_everything(segmentation, folder):
-    work_dir, _ = segmentation
-    asked = [work_dir / Path(SEGMENTATION).name, (work_dir / "last_checkpoint").read_text()]
-    few = ["--cfg-options", "test_dataloader.dataset.indices=2"]
-    quiet = tool(folder, "test", *asked, "--quiet", *few)
-    assert quiet.lstrip().startswith(asked[1])
-    assert "mIoU (%)" in table(quiet)
-    verbose = tool(folder, "test", *asked, "--verbose", *few)
-    talk = ("The prefix is not set", "System environment:", "mmengine - INFO - ", "UserWarning")
-    assert noise.lacking(talk, verbose) == []
-    assert table(verbose) == table(quiet)
-
-
-@pytest.mark.parametrize("run", ["segmentation", "detection"])
-def test_the_console_shows_steps_and_the_log_file_everything(run, request):
-    work_dir, printed = request.getfixturevalue(run)
-    log = next(work_dir.glob("*/*.log")).read_text()
     talk = (*noise.OPENMMLAB, *(noise.COCO if run == "detection" else noise.SEGMENTATION))
     assert noise.not_shown(talk, printed, log) == []
     assert noise.lacking(noise.STEPS, printed, log) == []
@@ -127,22 +104,15 @@ def test_quiet_shows_the_result_and_verbose_everything(segmentation, folder):
 
 
 @pytest.mark.parametrize("run", ["segmentation", "detection"])
+def test_a_run_ends_with_its_page(run, request):
+    work_dir, printed = request.getfixturevalue(run)
+    check_page(work_dir, printed, "boxes" if run == "detection" else "label maps")
+
+
+@pytest.mark.parametrize("run", ["segmentation", "detection"])
 def test_testing_the_checkpoint_gives_the_runs_last_metrics_again(run, request, folder):
     work_dir, printed = request.getfixturevalue(run)
     config = SEGMENTATION if run == "segmentation" else DETECTION
-def test_a_tracker_has_config_losses_metrics_and_pictures(segmentation):
-    work_dir, _ = segmentation
-    found = events.shown(work_dir / "tensorboard")
-    assert "optim_wrapper" in found.texts["config/text_summary"]
-    assert found.scalars["loss"][:4] == [1, 2, 3, 4]
-    assert found.scalars["lr"][:4] == [1, 2, 3, 4]
-    for name in ("mIoU", "IoU-disc (%)"):
-        assert found.scalars[name][:2] == [2, 4]
-    assert {name: steps[:2] for name, steps in found.pictures.items()} == {
-        f"validation/{k}": [2, 4] for k in range(4)
-    }
-
-
     checkpoint = (work_dir / "last_checkpoint").read_text()
     again = tool(folder, "test", work_dir / Path(config).name, checkpoint)
     assert table(again) == table(printed)
@@ -152,8 +122,6 @@ def test_a_tracker_has_config_losses_metrics_and_pictures(segmentation):
 def test_predict_draws_every_picture_of_a_folder(run, request, folder, tmp_path):
     work_dir, _ = request.getfixturevalue(run)
     config = SEGMENTATION if run == "segmentation" else DETECTION
-    if events.TRACKER:
-        assert events.shown(work_dir / "tensorboard").scalars["loss"] == [1, 2, 3, 4, 5, 6]
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in range(2):
@@ -169,6 +137,19 @@ def test_predict_draws_every_picture_of_a_folder(run, request, folder, tmp_path)
     assert "2 pictures drawn" in printed
 
 
+def test_a_tracker_has_config_losses_metrics_and_pictures(segmentation):
+    work_dir, _ = segmentation
+    found = events.shown(work_dir / "tensorboard")
+    assert "optim_wrapper" in found.texts["config/text_summary"]
+    assert found.scalars["loss"][:4] == [1, 2, 3, 4]
+    assert found.scalars["lr"][:4] == [1, 2, 3, 4]
+    for name in ("mIoU", "IoU-disc (%)"):
+        assert found.scalars[name][:2] == [2, 4]
+    assert {name: steps[:2] for name, steps in found.pictures.items()} == {
+        f"validation/{k}": [2, 4] for k in range(4)
+    }
+
+
 def test_resume_goes_on_where_the_run_stopped(segmentation, folder):
     work_dir, _ = segmentation
     options = [o for o in SHORT[SEGMENTATION] if "max_iters" not in o]
@@ -178,6 +159,8 @@ def test_resume_goes_on_where_the_run_stopped(segmentation, folder):
     assert "Iter(train) [5/6]" in printed
     assert "Iter(train) [1/6]" not in printed
     assert (work_dir / "iter_6.pth").exists()
+    if events.TRACKER:
+        assert events.shown(work_dir / "tensorboard").scalars["loss"] == [1, 2, 3, 4, 5, 6]
 
 
 def test_resume_executes_nothing_that_a_checkpoint_holds(segmentation, folder):

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import tiny_host
 import torch
 from chromium import PROGRAM, Browser
+from run_page import Page
 
 from convnext_backbones.adapters import FRAMEWORKS, Framework, Option
 from convnext_backbones.cli import report, train
@@ -26,43 +26,6 @@ from convnext_backbones.runs.page.settings import differences, settings_of, weig
 
 HOSTILE = "<script>alert('$x_1$')</script>"
 NAMES = ("cat", HOSTILE, '_dog & "co"')
-
-
-class Page(HTMLParser):
-    """What a test asks of a page: its tags, what they lead to, its texts and tables."""
-
-    def __init__(self, file: Path):
-        super().__init__()
-        self.html = file.read_text()
-        self.tags, self.links, self.ids, self.tables = [], [], [], []
-        self.words, self.in_cell = "", False
-        self.feed(self.html)
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.tags.append(tag)
-        self.links += [attributes[k] for k in ("src", "href", "xlink:href") if attributes.get(k)]
-        self.ids += [attributes["id"]] if "id" in attributes else []
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-            self.in_cell = True
-
-    def handle_data(self, data):
-        if self.tags[-1:] not in (["script"], ["style"]):
-            self.words += data
-        if self.in_cell:
-            self.tables[-1][-1][-1] += data.strip()
-
-    def handle_endtag(self, tag):
-        self.in_cell = self.in_cell and tag not in ("td", "th")
-
-    def table(self, head: str) -> list[list[str]]:
-        """The rows of the first table whose first column is called so."""
-        return next(table[1:] for table in self.tables if table[0][0] == head)
 
 
 def shapes(boxes, labels, scores=None) -> Result:

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from run_page import check_page
 
 pytest.importorskip(
     "detectron2", reason="detectron2 is not installed (docs/install.md says how)"
@@ -581,6 +582,11 @@ def test_a_run_ends_with_metrics_curves_and_predictions(trained):
     for name in ("curves.png", "predictions.png"):
         assert f"{work_dir.name}/{name}" in printed
         assert np.asarray(Image.open(work_dir / name).convert("L")).std() > 5
+
+
+def test_a_run_ends_with_its_page(trained):
+    work_dir, printed, config = trained
+    check_page(work_dir, printed, "boxes" if config == LAZY else "label maps")
 
 
 def test_evaluating_the_checkpoint_gives_the_runs_last_metrics_again(trained, folder):
