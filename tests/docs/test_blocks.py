@@ -241,16 +241,21 @@ def parsers(monkeypatch):
         monkeypatch.setattr(argparse.ArgumentParser, name, parse)
 
 
+def called(module: str, arguments: list[str]) -> None:
+    """Run a command, or a tool that is none."""
+    if (ROOT / f"convnext_backbones/cli/{module}.py").exists():
+        importlib.import_module(f"convnext_backbones.cli.{module}").main(arguments)
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(TOOLS[module]), *arguments])
+        patch.syspath_prepend(ROOT / "tools")
+        runpy.run_path(str(TOOLS[module]), run_name="__main__")
+
+
 def parse(module: str, arguments: list[str]) -> None:
-    """Assert that a command, or a tool that is none, takes these arguments."""
+    """Assert that a command takes these arguments."""
     with pytest.raises((ParsedError, SystemExit)) as end:
-        if (ROOT / f"convnext_backbones/cli/{module}.py").exists():
-            importlib.import_module(f"convnext_backbones.cli.{module}").main(arguments)
-        else:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(sys, "argv", [str(TOOLS[module]), *arguments])
-                patch.syspath_prepend(ROOT / "tools")
-                runpy.run_path(str(TOOLS[module]), run_name="__main__")
+        called(module, arguments)
     assert not getattr(end.value, "code", 0), arguments  # 0 of --help
 
 
