@@ -350,6 +350,9 @@ def test_a_chart_takes_any_name_and_leaves_gaps_for_what_is_no_number():
     assert "script" not in drawn.svg
     for key in drawn.keys:
         assert f'id="{key.line}"' in drawn.svg
+    some = chart("Box AP", {"a": [], "b": [(1, 1.0)], "c": [(1, 1.0)]}).keys
+    all_of_them = chart("Loss", {name: [(1, 1.0)] for name in "abc"}).keys
+    assert [key.colour for key in some] == [key.colour for key in all_of_them[1:]]
     assert chart("Nothing", {"loss": [(1, math.nan)], "other": []}) is None
     assert "mathdefault" not in chart("Rates", {"lr": [(1, 1e-4), (2, 1e-8)]}, log=True).svg
 

@@ -40,14 +40,15 @@ class Chart(NamedTuple):
 def chart(
     title: str, lines: Mapping[str, Points], *, log: bool = False, from_zero: bool = True
 ) -> Chart | None:
-    """The lines over a run's steps; None where there is no finite point."""
+    """The lines over a run's steps, those without a finite point left out; None where none is left. The n-th
+    has the n-th colour, in every chart of as many."""
+    colours = dict(zip(lines, _colours(len(lines)), strict=True))
     lines = {label: _finite(points) for label, points in lines.items()}
     lines = {label: points for label, points in lines.items() if _any_finite(points)}
     if not lines:
         return None
     slug = re.sub(r"\W+", "-", title.lower()).strip("-")
-    colours = _colours(len(lines))
-    keys = [Key(label, colours[k], f"{slug}-line-{k}") for k, label in enumerate(lines)]
+    keys = [Key(label, colours[label], f"{slug}-line-{k}") for k, label in enumerate(lines)]
     every = max(-(-len(points) // POINTS) for points in lines.values())
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": slug}):
         figure = Figure(figsize=(5.4, 2.9), layout="constrained")

@@ -35,7 +35,7 @@ FOLDER, FILE = "report", "run.json"
 PARTS = ("picture", "truth", "prediction")  # of a validation picture, a file each
 
 LOOKED_AT = 200  # pictures at most, and of a training's time
-SHARE, LEAST, MOST = 0.05, 3.0, 120.0  # in seconds the last two
+SHARE, LEAST, MOST = 0.05, 2.0, 120.0  # in seconds the last two
 TRIED = 4  # pictures, for how long one takes
 LONG = 600  # seconds of a training, after which a large annotation file is read once more
 HUGE = 2**30  # bytes of one that is not

@@ -15,7 +15,7 @@ from .groups import Group
 from .looking import IOU, NONE, confused
 from .read import Run, weights
 from .render import DASH, LARGEST, Cell, Table, cell, cells, data_uri, duration, gib, save
-from .settings import differences
+from .settings import differences, network_of
 
 MATRIX = 25  # classes of a confusion matrix in full; of more, the most confused
 PAIRS = 20  # of classes that are taken for each other
@@ -76,6 +76,8 @@ def _trained(run: Run) -> list[tuple[str, str]]:
     lines = [("config", str(run.config))] if run.config else []
     if network.get("backbone"):
         lines.append(("network", f"{network['whole']} with {network['backbone']}"))
+    elif backbone := network_of(run.settings):
+        lines.append(("backbone", backbone))
     if network:
         frozen = network["parameters"] - network["trained"]
         lines.append((
@@ -432,7 +434,7 @@ def _overview(runs: Sequence[Run]) -> Table:
         seconds = facts.get("seconds")
         begun = ", ".join(text for _, text, _, _ in weights(run))
         rows.append(cells(
-            run.name, network.get("backbone", "not known"), begun or "none", train, run.last,
+            run.name, network.get("backbone") or network_of(run.settings) or "not known", begun or "none", train, run.last,
             cell(seconds, duration(seconds)) if seconds else None,
             machine.get("gpu") or machine.get("processor") or "not known",
             "came to its end" if run.ended else "did not, or is not known",

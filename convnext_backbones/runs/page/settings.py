@@ -11,6 +11,12 @@ import yaml
 WEIGHTS = (
     "load_from", "model.backbone.init_cfg.checkpoint", "MODEL.WEIGHTS", "train.init_checkpoint",
 )  # fmt: skip
+# And which network it trains: MMEngine's, Detectron2's.
+NETWORK = (
+    ("model.backbone.type", "model.backbone.arch"), ("MODEL.BACKBONE.NAME", "MODEL.CONVNEXT.ARCH"),
+    ("model.backbone.bottom_up._target_", "model.backbone.bottom_up.arch"),
+    ("model.backbone._target_", "model.backbone.arch"),
+)  # fmt: skip
 NOTHING = ("", "None", "null", "''", '""')
 # What every run has of its own, and no comparison is after.
 OWN = ("work_dir", "OUTPUT_DIR", "train.output_dir")
@@ -30,6 +36,15 @@ def weights_of(settings: Mapping[str, str]) -> dict[str, str]:
     """Of WEIGHTS, those that the settings name, without quotes."""
     found = {name: settings[name].strip("'\"") for name in WEIGHTS if name in settings}
     return {name: text for name, text in found.items() if text not in NOTHING}
+
+
+def network_of(settings: Mapping[str, str]) -> str | None:
+    """The backbone and its size, by the first of NETWORK that the settings name."""
+    for kind, size in NETWORK:
+        if kind in settings:
+            name = settings[kind].strip("'\"").rpartition(".")[2]
+            return f"{name} {settings.get(size, '')}".replace("'", "").strip()
+    return None
 
 
 def differences(runs: Sequence[Mapping[str, str]]) -> dict[str, list[str | None]]:
