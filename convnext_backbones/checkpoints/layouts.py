@@ -73,7 +73,7 @@ FCMAE = (
     ("stages.{i}.{j}.pwconv{k}.{p}", "stages.{i}.{j}.pwconv{k}.linear.{p}"),
     ("stages.{i}.{j}.grn.gamma", "stages.{i}.{j}.grn.gamma", AS_ROW),
     ("stages.{i}.{j}.grn.beta", "stages.{i}.{j}.grn.beta", AS_ROW),
-    ("stages.{i}.{j}.gamma", "stages.{i}.{j}.gamma"),  # of V1, for which there are no official files
+    ("stages.{i}.{j}.gamma", "stages.{i}.{j}.gamma"),  # V1's; no official file has any
 )
 
 # transformers: ConvNextModel, ConvNextV2Model, their backbones, and classifiers around the model.

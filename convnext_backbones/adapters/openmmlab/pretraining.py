@@ -229,8 +229,9 @@ def _tell(args, listed, settings, recipe, cfg, steps, whole, batch) -> None:
     if taken < batch:
         say(f"batch:    {taken} of each process instead of {batch}: there are no more pictures")
     say(
-        f"recipe:   {settings['recipe']}, {recipe.source}; --recipe takes the other. {settings['epochs']} epochs, "
-        f"{steps // args.accumulate} steps of {whole} pictures, lr {cfg.optim_wrapper.optimizer.lr:.3g}"
+        f"recipe:   {settings['recipe']}, {recipe.source}; --recipe takes the other. "
+        f"{counted(settings['epochs'], 'epoch')}, {counted(steps // args.accumulate, 'step')} of "
+        f"{counted(whole, 'picture')}, lr {cfg.optim_wrapper.optimizer.lr:.3g}"
     )
 
 
