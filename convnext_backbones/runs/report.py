@@ -47,11 +47,18 @@ def records_of(log: Path) -> Iterator[dict]:
 def scalars(entries: Iterable[Entry]) -> tuple[list[dict], list[dict]]:
     """The training and the validation records of a run's log, each by its iteration ("at").
 
-    Where a resumed session repeats an iteration, the later record counts.
+    Where a later session goes back, to a checkpoint or to the first step, its records alone count from there.
     """
     training: dict[int, dict] = {}
     validation: dict[int, dict] = {}
+    last = -1  # training step
     for entry in entries:
+        if not entry.validation:
+            if entry.iteration <= last:
+                for records in (training, validation):
+                    for at in [at for at in records if at >= entry.iteration]:
+                        del records[at]
+            last = entry.iteration
         (validation if entry.validation else training)[entry.iteration] = entry.record
     return (
         [{**record, "at": at} for at, record in sorted(training.items())],

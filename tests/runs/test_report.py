@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from convnext_backbones.runs import report
+from convnext_backbones.runs.host import Entry
 
 
 def test_any_metric_gets_a_row_and_its_own_name_where_none_is_known():
@@ -39,6 +40,22 @@ def test_a_few_losses_are_drawn_each_and_many_by_their_kind():
     kinds = report.losses_of([{"at": 1} | {f"loss_{chr(97 + k)}": float(k) for k in range(12)}])
     assert len(kinds) == report.LINES
     assert kinds["5 smaller losses, their sum"] == [(1, 10.0)]
+
+
+def test_a_later_session_counts_from_where_it_goes_back_to():
+    def session(*steps: int, loss: float) -> list[Entry]:
+        return [Entry(False, at, {"loss": loss}) for at in steps] + [
+            Entry(True, steps[-1], {"mIoU": loss})
+        ]
+
+    first, resumed = session(10, 20, 30, loss=1.0), session(20, 30, 40, loss=2.0)
+    training, validation = report.scalars([*first, *resumed])
+    assert [(r["at"], r["loss"]) for r in training] == [(10, 1.0), (20, 2.0), (30, 2.0), (40, 2.0)]
+    assert [(r["at"], r["mIoU"]) for r in validation] == [(40, 2.0)]
+    anew = session(10, 20, loss=3.0)  # in the same folder
+    training, validation = report.scalars([*first, *resumed, *anew])
+    assert [(r["at"], r["loss"]) for r in training] == [(10, 3.0), (20, 3.0)]
+    assert [(r["at"], r["mIoU"]) for r in validation] == [(20, 3.0)]
 
 
 def test_the_curves_are_drawn_with_a_loss_that_is_no_number(tmp_path):
