@@ -45,8 +45,9 @@ PUBLISHED = PretrainingRecipe(
 )
 # A batch of 4096 of a thousand pictures does not exist, and the linear rule leaves a batch of 64 a rate of 4e-5:
 # AdamW moves a weight by about its rate in a step, so that the few thousand steps of such a run would hardly
-# leave the start. Its rate follows the root of the batch (arXiv:2205.10287): 3e-4 for 64. All else is
-# published, the warm-up as the same share of the run; 400 epochs are 2000 steps of 320 pictures.
+# leave the start. Its rate follows the root of the batch (arXiv:2205.10287): 3e-4 for 64. V2-Atto on the
+# generated pictures of 96x96, batch 64, has a loss of 0.80 after 44 steps with it, and of 0.95 with 4e-5. All else
+# is published, the warm-up as the same share of the run; 400 epochs are 2000 steps of 320 pictures.
 SMALL = PUBLISHED._replace(
     scaling="root", epochs=400, source="for few pictures: this project's, not published"
 )
