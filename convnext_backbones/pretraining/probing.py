@@ -84,18 +84,17 @@ def linear(train: Features, val: Features, classes: int, *, seed: int = 0) -> Sc
     """A logistic regression of the standardised features, its strength chosen by cross-validation."""
     x, y = train.values.numpy().astype(np.float64), train.labels.numpy()
     regression = LogisticRegression(max_iter=1000, random_state=seed)
-    model, chosen = make_pipeline(StandardScaler(), regression), ""
+    model = make_pipeline(StandardScaler(), regression)
+    chosen = f"1, as a class has fewer than {FOLDS} pictures to choose by"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of strengths that are not chosen
         if np.bincount(y, minlength=classes)[np.unique(y)].min() >= FOLDS:
             model = GridSearchCV(model, {"logisticregression__C": STRENGTHS}, cv=FOLDS)
         model.fit(x, y)
     if isinstance(model, GridSearchCV):
-        chosen = f", C={model.best_params_['logisticregression__C']:g} of {len(STRENGTHS)}"
-    else:
-        chosen = f", C=1, as a class has fewer than {FOLDS} pictures to choose by"
+        chosen = f"{model.best_params_['logisticregression__C']:g}"
     predicted = model.predict(val.values.numpy().astype(np.float64))
-    return _score(f"linear{chosen}", predicted, val, classes)
+    return _score(f"linear, C={chosen}", predicted, val, classes)
 
 
 def check_k(k: int, pictures: int) -> None:
