@@ -49,12 +49,12 @@ def parser():
     parser.add_argument(
         "--method", choices=METHODS,
         help="of grad-cam; eigencam, ablationcam and scorecam need no gradients, eigencam is of no class. "
-        "Default: gradcam, of detectors hirescam, which keeps the gradient of a place at that place",
+        "Default: gradcam, of segmentors and detectors layercam, which keeps the gradient of a place at that place",
     )  # fmt: skip
     parser.add_argument(
         "--layer",
         metavar="FEATURE",
-        help="whose output the class is looked for in (the last stage)",
+        help="where the class is looked for: an earlier stage shows smaller things (the last)",
     )
     parser.add_argument(
         "--score", type=number(float, 0, 1), default=0.3, help="least score of an object (0.3)"

@@ -25,13 +25,15 @@ from . import maps, targets
 
 SIDE = 400  # pixels of the longer side of a picture on the page
 METHOD = "gradcam"
-METHOD_OF_INSTANCES = "hirescam"
+# Of segmentors and detectors: what speaks for a place lies at that place. gradcam's mean of a channel's gradient
+# over the whole picture loses that.
+DENSE_METHOD = "layercam"
 
 
 class Subject(NamedTuple):
     """A picture and how its model sees it.
 
-    image: (H, W, 3) uint8 RGB. pixels: (1, 3, h, w). part: of the height and the width of them that are the
+    name: the file's. image: (H, W, 3) uint8 RGB. pixels: (1, 3, h, w). part: of the height and the width of them that are the
     image. outputs: pixels to an output a picture. aim: such an output to what a class-activation map is of.
     """
 
@@ -42,7 +44,7 @@ class Subject(NamedTuple):
     outputs: Callable[[Tensor], Any]
     aim: Callable[[Any], targets.Aim]
     classes: Classes
-    instances: bool = False
+    dense: bool = False
 
 
 # ---- the command ---------------------------------------------------------------------------------
@@ -93,7 +95,7 @@ def visualize_with_config(host: Host, args: Namespace) -> None:
             return targets.of_segmentation(output, view.classes, args.class_name)
 
         return Subject(
-            file.name, image, view.pixels, part, view.forward, aim, view.classes, view.instances
+            file.name, image, view.pixels, part, view.forward, aim, view.classes, dense=True
         )
 
     _save(args, model, (subject(*picture) for picture in pictures))
@@ -106,7 +108,7 @@ def _save(args: Namespace, model: nn.Module, subjects: Iterator[Subject]) -> Non
     rows, method = [], args.method
     for subject in subjects:
         if method is None:
-            method = METHOD_OF_INSTANCES if subject.instances else METHOD
+            method = DENSE_METHOD if subject.dense else METHOD
         rows += _rows(args, model, trunk, features, layer, method, subject)
     titles = ["picture", *features]
     if method != "none":

@@ -34,6 +34,7 @@ RUN_BY = {
     "index.md": HERE,
     "keras.md": "tests/adapters/test_keras_page.py",
     "lightning.md": "tests/peers/test_lightning.py",
+    "looking.md": "tests/looking/test_visualize.py",
     "maps.md": HERE,
     "migration.md": HERE,
     "mmdetection.md": HERE,
