@@ -167,3 +167,22 @@ def test_configs_of_mmengine_take_the_option(file, published):
         model.init_weights()
         expected = kernels(published).sum(1, keepdim=True)
         torch.testing.assert_close(kernels(model), expected)
+
+
+def test_detectron2s_checkpointer_takes_the_option(file, published):
+    pytest.importorskip("detectron2")
+    from detectron2.checkpoint import DetectionCheckpointer
+
+    import convnext_backbones.adapters.detectron2  # noqa: F401  (replaces the checkpointer's load)
+
+    model = torch.nn.Module()
+    model.backbone = ConvNeXtV2("atto", in_channels=1)
+    DetectionCheckpointer(model).load(f"{file}?stem=mean")
+    torch.testing.assert_close(kernels(model.backbone), kernels(published).sum(1, keepdim=True))
+
+
+def test_timms_models_say_what_they_adapt(file):
+    ours = pytest.importorskip("convnext_backbones.adapters.timm")
+    model = ours.TimmConvNeXt("atto", version=2, in_chans=4, num_classes=5)
+    assert "by stem='repeat'" in str(model.load_pretrained(file))
+    assert "by stem='first'" in str(model.load_pretrained(f"{file}?stem=first"))
