@@ -54,7 +54,7 @@ ROOMS = {
     "adapters": "errors runs yaml",
     "adapters/openmmlab": "checkpoints console data errors export mmcv mmdet mmengine mmseg network network/geometry network/padding network/refusals "
     "network/preprocessing network/variants network/wrappers numpy pretraining recipes recipes/layer_decay registry runs tensorboard torch yaml",
-    "adapters/detectron2": "checkpoints console data detectron2 errors fvcore mlflow network network/padding "
+    "adapters/detectron2": "checkpoints console data detectron2 errors export fvcore mlflow network network/padding "
     "network/preprocessing network/refusals network/variants network/wrappers numpy omegaconf PIL recipes/layer_decay runs torch wandb yaml",
     "adapters/huggingface": "checkpoints checkpoints/class_names errors huggingface_hub network network/preprocessing "
     "network/selection network/variants torch torchvision transformers",

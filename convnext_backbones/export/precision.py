@@ -19,6 +19,9 @@ def lower(network: nn.Module, dtype: torch.dtype, names: Iterable[str]) -> None:
     out of them is float32 again, but for the network itself."""
     for name in names:
         part = network.get_submodule(name)
+        if isinstance(part, nn.ModuleList):  # which is never called itself
+            lower(part, dtype, (str(k) for k in range(len(part))))
+            continue
         part.to(dtype)
         for module in part.modules():
             if isinstance(module, NORMS):

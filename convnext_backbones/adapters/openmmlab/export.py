@@ -4,7 +4,7 @@ What the frameworks do picture by picture, in lists as long as what was found, i
 (export/detection.py); what the models say by themselves is the reference that each file is compared with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
@@ -14,8 +14,8 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ...export.detection import NONE, at, best, clipped, padded, regions, suppressed
-from ...export.exportable import INSTANCES, LABEL_MAP, SIZE, Exportable
+from ...export.detection import NONE, TwoStage, at, best, clipped, of_class, padded, suppressed
+from ...export.exportable import BATCH, INSTANCES, LABEL_MAP, SIZE, Exportable
 from ...export.operators import pooled_rois
 from .known_sizes import known_sizes
 
@@ -110,7 +110,9 @@ def _segmentor(model: nn.Module) -> Exportable:
 
 # ---- detection -----------------------------------------------------------------------------------
 class Detector(nn.Module):
-    """A detector: (N, 3, H, W) to boxes (N, k, 4), scores (N, k) and labels (N, k)."""
+    """A detector: (N, 3, H, W) to boxes (N, k, 4), scores (N, k) and labels (N, k), best first."""
+
+    most: int
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -199,80 +201,51 @@ class OneStage(Detector):
         return boxes, scores, at(labels, position)
 
 
-class TwoStage(Detector):
+class RCNN(TwoStage, Detector):
     """Faster, Mask, Cascade and Cascade Mask R-CNN."""
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
-        self.proposals, self.test = model.rpn_head.test_cfg, model.roi_head.test_cfg
-        _check_nms(self.proposals.nms, "model.test_cfg.rpn.nms")
-        _check_nms(self.test.nms, "model.test_cfg.rcnn.nms")
-        self.most = self.test.max_per_img
-        head = model.roi_head
-        self.box_stages = _stages(head, "bbox")
-        self.mask_stages = _stages(head, "mask") if head.with_mask else []
+        first, last, head = model.rpn_head.test_cfg, model.roi_head.test_cfg, model.roi_head
+        _check_nms(first.nms, "model.test_cfg.rpn.nms")
+        _check_nms(last.nms, "model.test_cfg.rcnn.nms")
+        self.candidates, self.proposals = first.nms_pre, first.max_per_img
+        self.proposal_iou, self.least_side = first.nms.iou_threshold, first.min_bbox_size
+        self.iou, self.score, self.most = last.nms.iou_threshold, last.score_thr, last.max_per_img
+        self._box, self._mask = _stages(head, "bbox"), []
+        if head.with_mask:
+            self._mask = _stages(head, "mask")
+        self.box_stages, self.mask_stages = len(self._box), len(self._mask)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        maps = self.model.extract_feat(images)
-        size = tuple(images.shape[2:])
-        proposals, scores, _ = self._proposals(maps, size)
-        there = scores > NONE
-        n, count = scores.shape
-        rois, logits = regions(proposals), []
-        for stage, (extractor, head) in enumerate(self.box_stages):
-            score, delta = head(_pooled(extractor, maps, rois))
-            logits.append(score)
-            if stage < len(self.box_stages) - 1:
-                label = score[:, :-1].argmax(1)
-                boxes = head.regress_by_class(rois[:, 1:], label, delta, dict(img_shape=size))
-                rois = torch.cat((rois[:, :1], boxes), 1)
-        score = (sum(logits) / len(logits)).softmax(-1)[:, :-1]
-        classes = score.shape[1]
-        boxes = head.bbox_coder.decode(rois[:, 1:], delta, max_shape=size).reshape(n, count, -1, 4)
-        boxes = boxes.expand(n, count, classes, 4).reshape(n, -1, 4)
-        score = torch.where(there[..., None], score.reshape(n, count, classes), NONE).reshape(n, -1)
-        label = torch.arange(classes, device=images.device).expand(n, count, classes).reshape(n, -1)
-        boxes, score, position = suppressed(
-            boxes, score, label, iou=self.test.nms.iou_threshold, score=self.test.score_thr,
-            most=self.most,
-        )  # fmt: skip
-        label = at(label, position)
-        return (boxes, score, label, *self._masks(maps, boxes, label))
+    def maps(self, images: Tensor):
+        return self.model.extract_feat(images)
 
-    def _proposals(self, maps, size) -> tuple[Tensor, Tensor, Tensor]:
-        rpn, test = self.model.rpn_head, self.proposals
+    def first_stage(self, maps) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        rpn = self.model.rpn_head
         found = rpn(maps)
         anchors = rpn.prior_generator.grid_priors(
             [x.shape[2:] for x in found[0]], dtype=found[0][0].dtype, device=maps[0].device
         )
-        boxes, scores, levels = [], [], []
-        for level, (score, delta, anchor) in enumerate(zip(*found, anchors, strict=True)):
-            n = score.shape[0]
-            score = score.permute(0, 2, 3, 1).reshape(n, -1)
-            score, place = best(score.sigmoid(), test.nms_pre)
-            delta = at(delta.permute(0, 2, 3, 1).reshape(n, -1, 4), place)
-            anchor = at(anchor[None].expand(n, -1, -1), place)
-            box = rpn.bbox_coder.decode(anchor.flatten(0, 1), delta.flatten(0, 1), max_shape=size)
-            boxes.append(box.reshape(n, -1, 4))
-            scores.append(score)
-            levels.append(torch.full_like(place, level))
-        boxes, scores = torch.cat(boxes, 1), torch.cat(scores, 1)
-        sides = boxes[..., 2:] - boxes[..., :2]
-        scores = torch.where((sides > test.min_bbox_size).all(-1), scores, NONE)
-        return suppressed(
-            boxes, scores, torch.cat(levels, 1), iou=test.nms.iou_threshold, score=NONE,
-            most=test.max_per_img,
-        )  # fmt: skip
+        for score, delta, anchor in zip(*found, anchors, strict=True):
+            score, delta = (x.permute(0, 2, 3, 1) for x in (score, delta))
+            yield score.flatten(1), delta.reshape(delta.shape[0], -1, 4), anchor
 
-    def _masks(self, maps, boxes: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-        """(N, k, m, m) probabilities of each instance's class, the mean over the stages."""
-        if not self.mask_stages:
-            return ()
-        rois, found = regions(boxes), []
-        for extractor, head in self.mask_stages:
-            found.append(head(_pooled(extractor, maps, rois)).sigmoid())
-        masks = sum(found) / len(found)
-        return (_of_class(masks, labels.flatten()).reshape(*labels.shape, *masks.shape[2:]),)
+    def first_boxes(self, anchors: Tensor, deltas: Tensor) -> Tensor:
+        return self.model.rpn_head.bbox_coder.decode(anchors, deltas)
+
+    def box_stage(self, stage: int, maps, rois: Tensor) -> tuple[Tensor, Tensor]:
+        extractor, head = self._box[stage]
+        return head(_pooled(extractor, maps, rois))
+
+    def boxes(self, stage: int, boxes: Tensor, deltas: Tensor) -> Tensor:
+        return self._box[stage][1].bbox_coder.decode(boxes, deltas)
+
+    def probabilities(self, logits: list[Tensor]) -> Tensor:
+        return (sum(logits) / len(logits)).softmax(-1)[:, :-1]
+
+    def mask_stage(self, stage: int, maps, rois: Tensor) -> Tensor:
+        extractor, head = self._mask[stage]
+        return head(_pooled(extractor, maps, rois))
 
     def reference(self, images: Tensor) -> tuple[Tensor, ...]:
         """By the model's own heads, but masks as they are before they are pasted."""
@@ -288,9 +261,9 @@ class TwoStage(Detector):
         counts = [len(one) for one in found]
         rois = bbox2roi([one.bboxes for one in found])
         labels = torch.cat([one.labels for one in found])
-        stages = [(k,) for k in range(len(self.mask_stages))] if len(self.box_stages) > 1 else [()]
+        stages = [(k,) for k in range(self.mask_stages)] if self.box_stages > 1 else [()]
         masks = [head._mask_forward(*k, maps, rois)["mask_preds"].sigmoid() for k in stages]
-        masks = _of_class(sum(masks) / len(masks), labels)
+        masks = of_class(sum(masks) / len(masks), labels)
         return (*lists, padded(list(masks.split(counts)), self.most))
 
 
@@ -322,14 +295,6 @@ def _pooled(extractor: SingleRoIExtractor, maps, rois: Tensor) -> Tensor:
     )  # fmt: skip
 
 
-def _of_class(masks: Tensor, labels: Tensor) -> Tensor:
-    """(R, K, m, m) and (R,) to (R, m, m); of heads that do not tell classes apart the one mask."""
-    if masks.shape[1] == 1:
-        return masks[:, 0]
-    index = labels[:, None, None, None].expand(-1, 1, *masks.shape[2:])
-    return masks.gather(1, index)[:, 0]
-
-
 class Queries(Detector):
     """DINO: the best of its queries, without suppression."""
 
@@ -353,18 +318,21 @@ class Queries(Detector):
 
 
 def _queries(model: nn.Module) -> Exportable:
-    fixed = {SIZE: f"encoder ({type(model.encoder).__name__}) {TRANSFORMER}"}
+    fixed = {
+        SIZE: f"encoder ({type(model.encoder).__name__}) {TRANSFORMER}",
+        BATCH: "DINO.forward_decoder counts the pictures",
+    }
     return _detector(
         Queries(model), fixed=fixed, tracing=known_sizes, low=("model.backbone", "model.neck")
     )
 
 
 def _two_stage(model: nn.Module) -> Exportable:
-    network = TwoStage(model)
+    network = RCNN(model)
     if not network.mask_stages:
         return _detector(network)
-    threshold = float(network.test.mask_thr_binary)
-    about = _about(model, score=network.test.score_thr, mask_threshold=threshold)
+    threshold = float(model.roi_head.test_cfg.mask_thr_binary)
+    about = _about(model, score=network.score, mask_threshold=threshold)
     return _detector(network, (*BOXES, "masks"), about=about)
 
 

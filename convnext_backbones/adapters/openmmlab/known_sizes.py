@@ -20,8 +20,9 @@ class Known(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        leaves = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-        if all(isinstance(leaf, Known) for leaf in leaves):
+        leaves = tree_flatten((args, kwargs))[0]
+        values = [leaf for leaf in leaves if isinstance(leaf, (Tensor, torch.SymInt))]
+        if all(isinstance(value, Known) for value in values):
             with torch._C.DisableTorchFunctionSubclass(), _disable_current_modes():
                 args, kwargs = tree_map(_plain, (args, kwargs))
                 return tree_map(_known, func(*args, **kwargs))
