@@ -73,6 +73,7 @@ def register_coco(
             found = described(entry["annotations"])
     names = _class_names(name, classes) if classes else found and list(found.classes)
     DatasetCatalog.register(name, lambda: _read_coco(name))
+    REGISTERED[name] = DatasetCatalog.data[name]
     MetadataCatalog.get(name).set(
         json_file=entry["annotations"], image_root=entry["images"], evaluator_type="coco",
         **({"thing_classes": names} if names else {}),
@@ -130,6 +131,7 @@ def register_label_maps(
     if not _is_new(entry):
         return
     DatasetCatalog.register(name, lambda: _read_label_maps(name))
+    REGISTERED[name] = DatasetCatalog.data[name]
     from_1 = void == 0
     MetadataCatalog.get(name).set(
         stuff_classes=classes, stuff_colors=colours,

@@ -22,7 +22,8 @@ def writers(run: Run, start: int, *, resume: bool) -> list[EventWriter]:
     run that was cut off, or of another one in the same folder: it passes over it."""
     settings = run.settings
     folder = Path(settings.output_dir)
-    text = (folder / "config.yaml").read_text()  # which Detectron2's set-up has written
+    # Detectron2's set-up has written it; a run without that, and without trackers, needs none
+    text = (folder / "config.yaml").read_text() if run.trackers else ""
     found = []
     if "wandb" in run.trackers:
         with trackers.refused(run.trackers):
