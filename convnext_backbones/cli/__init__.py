@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 from .. import __version__, console
 from ..errors import exit_with_sentence
+from ..kernels.allocation import keep_freed_memory
 
 PROGRAM = "convnext-backbones"
 
@@ -61,6 +62,8 @@ COMMANDS = {
     "model-table": Command("model_table", "parameters and FLOPs, published and counted"),
     "tune-kernels": Command("tune_kernels", "check the Triton kernels and choose their tiles"),
 }
+# Modules of commands whose steps each take the memory that the last one freed.
+STEPPING = {"train", "train_detectron2", "pretrain", "finetune", "probe", "test", "predict"}
 # Packages that come with an extra, by the names they are imported under.
 EXTRAS = {
     "openmmlab": ("mmengine", "mmcv", "mmdet", "mmseg", "ftfy", "regex"),
@@ -119,6 +122,8 @@ def run(module: str, argv: Sequence[str] | None = None) -> int:
     every error shows its trace.
     """
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
+    if module in STEPPING:
+        keep_freed_memory()
     try:
         with exit_with_sentence(debug), console.session():
             status = importlib.import_module(f".{module}", __name__).main(argv)
