@@ -405,8 +405,8 @@ def test_ade20k_is_registered_as_it_is_distributed():
 def test_the_log_is_read_with_the_names_and_scales_of_the_other_frameworks(tmp_path):
     (tmp_path / "metrics.json").write_text(
         '{"iteration": 19, "total_loss": 2.0, "loss_mask": 0.5, "lr": 0.1}\n'
-        '{"iteration": 39, "bbox/AP50": 50.0, "bbox/AP": NaN, "sem_seg/mIoU": 40.0}\n'
         '{"iteration": 19, "total_loss": 1.0}\n'
+        '{"iteration": 39, "bbox/AP50": 50.0, "bbox/AP": NaN, "sem_seg/mIoU": 40.0}\n'
     )
     training, validation = report.scalars(run.read_log(tmp_path))
     assert training == [{"at": 19, "loss": 1.0}]
