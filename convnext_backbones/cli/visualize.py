@@ -72,10 +72,17 @@ def _names(text: str) -> list[str]:
     return names
 
 
+def _is_config(model: str) -> bool:
+    """A file, or the name of a shipped config."""
+    from ..runs.preparation import shipped_configs
+
+    return Path(model).suffix in CONFIGS or model in shipped_configs()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Look by the command line."""
     first, _ = parser().parse_known_intermixed_args(argv)
-    if Path(first.config).suffix not in CONFIGS:
+    if not _is_config(first.config):
         args = parser().parse_args(argv)
         if args.sample or args.shrink:
             raise UserError(

@@ -80,6 +80,7 @@ def test_feature_maps_alone_need_no_classes(here):
         (["five.pth", "cat.png", "--device", "tpu"], "--device tpu"),
         (["five.pth", "cat.png", "--sample"], "five.pth is none"),
         (["none.py", "five.pth", "cat.png"], "none.py"),
+        (["ade20k_upernet_convnext_t", "cat.png"], "after the config .*ade20k_upernet_convnext_t"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_call_is_a_sentence(here, arguments, words):
