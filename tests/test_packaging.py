@@ -32,6 +32,7 @@ ROOMS = {
     "kernels": (),
     "checkpoints": (),
     "create.py": (),
+    "console.py": (),
     "pretraining": ("pretraining", "runs"),
     "data": ("runs",),
     "runs": ("runs", "trackers"),

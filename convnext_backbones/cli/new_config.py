@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..console import counted
 from ..errors import UserError
 from ..network.variants import VARIANTS, nearest
 from . import command_line, make_parser, number
@@ -128,7 +129,11 @@ def _tell(found: "Found", plan: "Plan") -> None:
         for name, split in found.splits.items()
     )
     names = ", ".join(found.classes[:12]) + (", ..." if len(found.classes) > 12 else "")
-    length = f"{plan.epochs} epochs, {plan.steps} steps" if plan.epochs else f"{plan.steps} steps"
+    length = (
+        f"{counted(plan.epochs, 'epoch')}, {counted(plan.steps, 'step')}"
+        if plan.epochs
+        else f"{counted(plan.steps, 'step')}"
+    )
     rows = [
         ("found", f"{found.kind} for {found.task} in {found.folder}"),
         ("pictures", pictures),

@@ -85,7 +85,8 @@ def print_file(file: Inspected) -> None:
     print(f"names:         {file.layout}{entry}{below}")
     for other in file.other_sections:
         print(f"               also holds {other!r}: check it with --section {other}")
-    print(f"head:          {f'{network.num_classes} classes' if network.num_classes else NO_HEAD}")
+    classes = console.counted(network.num_classes, "class") if network.num_classes else NO_HEAD
+    print(f"head:          {classes}")
 
 
 def alike(network: Network) -> list[Variant]:
@@ -182,7 +183,7 @@ def class_folders(args, network: Network, transform: EvaluationTransform) -> Pic
     pictures = Pictures(args.data, numbers, transform)
     print(
         f"data:          {len(pictures)} pictures of {len(numbers)} of the head's "
-        f"{network.num_classes} classes, {rule}"
+        f"{console.counted(network.num_classes, 'class')}, {rule}"
     )
     return pictures
 

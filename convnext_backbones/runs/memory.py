@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ..console import counted
 from ..errors import UserError
 from ..network.convnext import GRN, Block, Trunk
 from .whole_files import bytes_in_words
@@ -105,9 +106,9 @@ def _of_a_worker(pid: str, end: str, use: Use, options: Options) -> UserError:
 def _batch(use: Use) -> str:
     sizes = [(p.width, p.height) for p in use.pictures if p.width]
     if not sizes:
-        return f"a batch of {use.batch} pictures"
+        return f"a batch of {counted(use.batch, 'picture')}"
     width, height = (max(side) for side in zip(*sizes, strict=True))
-    return f"a batch of {len(sizes)} pictures of up to {width}x{height} pixels in this process"
+    return f"a batch of {counted(len(sizes), 'picture')} of up to {width}x{height} pixels in this process"
 
 
 def _of_weights(use: Use) -> int:

@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin import _PREDEFINED_SPLITS_COCO
 from detectron2.evaluation import COCOEvaluator
 
+from ...console import counted
 from ...errors import UserError
 from ...network.variants import nearest
 from ...runs.preparation import shipped_configs
@@ -118,7 +119,7 @@ def _check_classes(run: Run, name: str, records: list[dict]) -> None:
                 f"{k}={len(classes)}" for k, c, s in counts if c == count and s == stuff
             )
             raise UserError(
-                f"{key} is {count}, and the data set {name!r} has {len(classes)} classes "
+                f"{key} is {count}, and the data set {name!r} has {counted(len(classes), 'class')} "
                 f"({_words(classes)}): set {wrong}"
             )
     limit = len(_classes(name)) or min(

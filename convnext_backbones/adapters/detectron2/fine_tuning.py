@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 
-from ...console import say
+from ...console import counted, say
 from ...errors import UserError
 from ...network.convnext import Trunk
 from ...runs.fine_tuning import check_options, weights_of
@@ -46,7 +46,7 @@ def take_options(run: Run, args: Namespace) -> None:
             )
         run.early_stop = args.early_stop
         lines.append(
-            f"--early-stop {args.early_stop}: ends after {args.early_stop} validations without a better metric"
+            f"--early-stop {args.early_stop}: ends after {counted(args.early_stop, 'validation')} without a better metric"
         )
     for line in lines:
         say(line)
@@ -149,7 +149,7 @@ class EarlyStopping(HookBase):
         if comm.is_main_process():
             value = f"{best['metric']} {best['value']:.3f} after step {reached}" if best else "none"
             say(
-                f"stopped early after step {done}: {since} validations brought no better metric than the "
+                f"stopped early after step {done}: {counted(since, 'validation')} brought no better metric than the "
                 f"best, {value}"
             )
         raise StoppedEarly

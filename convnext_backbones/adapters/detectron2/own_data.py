@@ -34,6 +34,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from ...console import counted
 from ...errors import UserError
 from ...network.variants import nearest
 from .data import IGNORE, LABELS_FROM_1, LOGGER, REGISTERED
@@ -116,7 +117,7 @@ def register_label_maps(
     classes = _class_names(name, classes)
     if palette is not None and len(palette) != len(classes):
         raise UserError(
-            f"the data set {name!r} has {len(classes)} classes and {len(palette)} colours; give one "
+            f"the data set {name!r} has {counted(len(classes), 'class')} and {counted(len(palette), 'colour')}; give one "
             "colour (red, green, blue) for each class, or none"
         )
     if isinstance(void, bool) or not isinstance(void, int) or void < 0:

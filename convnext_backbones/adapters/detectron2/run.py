@@ -184,7 +184,9 @@ def fit_to_device(run: Run) -> None:
     """Replace what this machine cannot run, in place, and say so in a line."""
     batch, processes = run.settings.batch, run.processes
     if batch % processes:
-        raise UserError(f"a batch of {batch} pictures cannot be split over {processes} processes")
+        raise UserError(
+            f"a batch of {counted(batch, 'picture')} cannot be split over {counted(processes, 'process')}"
+        )
     if torch.cuda.is_available():
         return
     changes = [f"{run.settings.device} -> cpu"] if run.settings.device != "cpu" else []
@@ -492,9 +494,7 @@ def _rows(run: Run, model: torch.nn.Module, chosen: list[dict]) -> list[list[np.
         chosen += [records[k] for k in numbers]
     model.test_mapper = run.build_test_mapper()
     with inference_context(model):
-        return prediction_rows(
-            sys.modules[__name__], _seen(model, chosen, meta), trackers.SCORE
-        )
+        return prediction_rows(sys.modules[__name__], _seen(model, chosen, meta), trackers.SCORE)
 
 
 # ---- models and pictures ---------------------------------------------------------------------------

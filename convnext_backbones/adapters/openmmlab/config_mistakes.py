@@ -15,6 +15,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ...console import counted
 from ...errors import UserError
 from ...network.geometry import strides_and_dilations
 from ...network.variants import resolve_arch
@@ -246,7 +247,9 @@ def wrong_classes(cfg: Config, splits: Sequence[str]) -> list[str]:
             f"the data has {count} class{'es' * (count > 1)} ({next(iter(counts))}), but {said}: set {fix}"
         )
     for place, length, right in weight_counts(cfg.get("model") or {}, count):
-        found.append(f"{place} holds {length} numbers; {count} classes need {right}")
+        found.append(
+            f"{place} holds {counted(length, 'number')}; {counted(count, 'class')} need {right}"
+        )
     return found
 
 
@@ -284,7 +287,7 @@ def _names(path: str, dataset: Mapping, scope: str) -> tuple[list[str], int | No
     palette = metainfo.get("palette") if metainfo else None
     if isinstance(palette, (list, tuple)) and palette and len(palette) != len(names):
         return [
-            f"{path}.metainfo.palette has {len(palette)} colours for {len(names)} classes"
+            f"{path}.metainfo.palette has {counted(len(palette), 'colour')} for {counted(len(names), 'class')}"
         ], None
     return [], len(names)
 

@@ -7,7 +7,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.registry import MODELS
 
-from ...console import say
+from ...console import counted, say
 from ...errors import UserError
 from ...network.convnext import Trunk
 from ...runs.fine_tuning import check_options, weights_of
@@ -117,7 +117,7 @@ def _stop_early(cfg: Config, patience: int) -> str:
     if rule:
         hook.rule = rule
     cfg.custom_hooks = [*hooks, hook]
-    return f"--early-stop {patience}: ends after {patience} validations without a better {monitor}"
+    return f"--early-stop {patience}: ends after {counted(patience, 'validation')} without a better {monitor}"
 
 
 def _name(hook) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ...console import counted
 from ...recipes.table import FLIP, LAYER_SCALE, METHODS
 from ...recipes.writers.render import python_literal
 from ..found import Found
@@ -61,7 +62,7 @@ def _header(plan: Plan, out: Path, command: str) -> str:
     title = (
         f"{METHODS[plan.method].title} with ConvNeXt{' V2' if plan.variant.version == 2 else ''}-"
         f"{plan.variant.size.capitalize()} on {found.folder.resolve().name}: {TASKS[found.task]}, "
-        f"{len(found.classes)} classes, pictures: {counts}"
+        f"{counted(len(found.classes), 'class')}, pictures: {counts}"
     )
     rows = [title, f"Written by  {command}", f"Train       convnext-backbones train {out.name}"]
     return comment(*rows)
