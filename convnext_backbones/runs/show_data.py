@@ -50,18 +50,20 @@ def show_data(host: Host, args: Namespace) -> None:
 
 # ---- a sample ------------------------------------------------------------------------------------
 def drawn(sample: Sample) -> np.ndarray:
-    """A sample with its labels: what is ignored in grey, padding hatched; (H, W, 3) uint8 RGB."""
-    return draw(_padding_hatched(sample), _with_ignored(sample), "no object is annotated")
+    """A sample with its labels: what is ignored grey, padding hatched; (H, W, 3) uint8 RGB."""
+    return draw(_hatched(sample), _with_ignored(sample), "no object is annotated")
 
 
-def _padding_hatched(sample: Sample) -> np.ndarray:
+def _hatched(sample: Sample) -> np.ndarray:
+    """The picture, with lines over its padding and, the other way, over pixels that count for no class."""
     height, width = sample.size
     rows, columns = np.indices(sample.image.shape[:2])
     padded = (rows >= height) | (columns >= width)
-    lines = (rows + columns) % HATCH < 2
     image = sample.image.copy()
+    if sample.truth.label_map is not None:
+        image[(sample.truth.label_map == VOID) & ((rows - columns) % HATCH < 2)] = 255
     image[padded] = 255
-    image[padded & lines] = GREY
+    image[padded & ((rows + columns) % HATCH < 2)] = GREY
     return image
 
 
@@ -146,7 +148,7 @@ def _lines(samples: Sequence[Sample], data: Records | None, config: str) -> list
             )
     else:
         void = np.mean([_share_of_void(sample) for sample in samples])
-        said.append(f"{100 * void:.1f} % of the pixels count for no class (grey)")
+        said.append(f"{100 * void:.1f} % of the pixels count for no class (grey, hatched)")
     return said
 
 

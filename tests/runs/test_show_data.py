@@ -71,13 +71,16 @@ def test_counts_of_classes_are_all_training_datas_where_they_are_known():
 
 
 def test_padding_is_hatched_and_what_is_ignored_is_grey():
-    drawn = show_data._padding_hatched(boxes())
+    drawn = show_data._hatched(boxes())
     assert (drawn[:40, :60] == 100).all()
     assert set(np.unique(drawn[40:])) == {128, 255}
     ignored = show_data._with_ignored(boxes((0, 0, 9, 9, 1), ignored=[(10, 10, 20, 20)]))
     assert ignored.labels.tolist() == [1, 2]
     assert ignored.classes.names[2] == "ignored"
     assert ignored.classes.palette[2] == show_data.GREY
+    void = show_data._hatched(label_map())
+    assert set(np.unique(void[30:40, :60])) == {100, 255}
+    assert (void[:30, :60] == 100).all()
     maps = show_data._with_ignored(label_map())
     assert (maps.label_map[30:40, :60] == 2).all()
     assert (maps.label_map[40:] == 255).all()
