@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from run_page import Page
 
 pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
@@ -95,6 +96,25 @@ def test_the_pictures_that_are_there_are_counted_and_what_no_longer_fits_is_said
     assert "lr 0.0002 is for batch 16, this run has 2: add --auto-scale-lr" in text
     assert "which makes it 2.5e-05" in text
     assert "160000 steps of 2 are 53333.3 epochs of this data, where the recipe has 126.7" in text
+
+
+def test_a_page_has_what_is_printed_and_the_whole_config(here, folder):
+    name = "configs/ade20k_upernet_convnextv2_atto.py"
+    printed = here(show_recipe, name, "--html", "recipe.html",
+                   "--cfg-options", "optim_wrapper.optimizer.lr=2e-4")  # fmt: skip
+    assert "page: recipe.html" in printed
+    page = Page(folder / "recipe.html")
+    assert ["lr", "0.0002", "0.0001"] in page.table("")
+    assert page.table("group")[0][:2] == [
+        "layer_0_no_decay",
+        "stem, downsampling 1, downsampling 2, downsampling 3",
+    ]
+    assert page.table("group")[-1][0] == "all"
+    for words in ("differs from the table in: lr", "lr 0.0002 is for batch 16", "lr=0.0002"):
+        assert words in page.words
+    (folder / "mine.html").write_text("mine")
+    with pytest.raises(UserError, match="is no page of a report; name another file"):
+        here(show_recipe, name, "--html", "mine.html")
 
 
 def test_auto_scale_lr_gives_the_learning_rate_that_was_announced(folder):

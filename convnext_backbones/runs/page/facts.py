@@ -32,6 +32,7 @@ except ImportError:  # Windows
     resource = None
 
 FOLDER, FILE = "report", "run.json"
+VERSION = 1  # of what stands in it
 PARTS = ("picture", "truth", "prediction")  # of a validation picture, a file each
 
 LOOKED_AT = 200  # pictures at most, and of a training's time
@@ -69,6 +70,7 @@ def keep_facts(
     )
     optimized = part("the optimizer", lambda: host.optimized(config, trained))
     facts = dict(
+        version=VERSION,
         command=shlex.join(sys.argv),
         ended=datetime.datetime.now().isoformat(" ", "seconds"),
         seconds=seconds,
@@ -99,7 +101,7 @@ def read_facts(work_dir: Path) -> dict[str, Any]:
         facts = json.loads((work_dir / FOLDER / FILE).read_text())
     except (OSError, ValueError):
         return {}
-    return facts if isinstance(facts, dict) and "lacks" in facts else {}
+    return facts if isinstance(facts, dict) and facts.get("version") == VERSION else {}
 
 
 # ---- validation pictures -------------------------------------------------------------------------
