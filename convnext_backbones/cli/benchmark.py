@@ -9,6 +9,7 @@ official code: same weights, same process, turn about. docs/benchmarks/README.md
 import time
 from pathlib import Path
 
+from .. import console
 from ..errors import UserError
 from ..network.variants import VARIANTS
 from . import command_line, make_parser, number
@@ -82,7 +83,7 @@ def model_name(arch, version):
 
 def say(line):
     """With the seconds since the start."""
-    print(f"{time.perf_counter() - STARTED:4.0f} s  {line}", flush=True)
+    console.say(f"{time.perf_counter() - STARTED:4.0f} s  {line}")
 
 
 def parts_to_run(args):

@@ -32,7 +32,7 @@ def main(argv=None) -> int:
     from ..doctor.trials import TRIALS, try_all
 
     facts = read_facts()
-    if not args.json and not args.quick:
+    if not (args.json or args.quick or args.quiet):
         print(f"trying {', '.join(TRIALS)}: half a minute", file=sys.stderr)
     outcomes = {} if args.quick else try_all(list(TRIALS))
     found = findings(facts, outcomes)

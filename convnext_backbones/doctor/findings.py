@@ -1,7 +1,9 @@
 """THE table of what is known to go wrong, each with the command that mends it, and which commands work."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from .facts import GIB, Facts, numbers
@@ -181,10 +183,33 @@ def gpu_not_seen(facts: Facts, outcomes: Outcomes) -> Finding | None:
         )
 
 
+def newer_than_tried(facts: Facts, outcomes: Outcomes) -> Finding | None:
+    """What is newer than in any environment of tools/compatibility.py's table."""
+    newer = []
+    for name in ("python", "torch", "numpy", "timm", "transformers"):
+        have = facts.python if name == "python" else facts.versions.get(name, "")
+        most = max((tried[name] for tried in _tried() if name in tried), key=numbers, default="")
+        if most and numbers(have)[:2] > numbers(most)[:2]:
+            newer.append(f"{name} {have} (tried up to {most})")
+    if newer:
+        return Finding(
+            TELLS,
+            f"{', '.join(newer)}: newer than anything this release was tried with; it may well work",
+            "docs/compatibility.md has the versions; pip install those if something fails",
+        )
+
+
+def _tried() -> list[dict[str, str]]:
+    """The versions of each environment in which the networks work."""
+    cells = json.loads(Path(__file__).with_name("tried.json").read_text())
+    works = [cell for cell in cells if cell.get("trials", {}).get("backbone") == "works"]
+    return [cell["versions"] | {"python": cell["python"]} for cell in works]
+
+
 METADATA: tuple[Rule, ...] = (
     *(old_python, old_torch, both_lanes, mmpretrain, pkg_resources, mmcv_of_range),
     *(mmcv_without_operators, torchvision_of_torch, two_opencv),
-    *(no_compiler, unwritable, full_disk, little_memory, gpu_not_seen),
+    *(no_compiler, unwritable, full_disk, little_memory, gpu_not_seen, newer_than_tried),
 )
 
 # ---- what a failed trial tells -------------------------------------------------------------------

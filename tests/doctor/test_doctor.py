@@ -128,6 +128,14 @@ def test_a_healthy_one_has_none():
     assert table.findings(healthy(), {}) == []
 
 
+def test_what_is_newer_than_anything_tried_is_told():
+    facts = healthy()
+    facts.versions["torch"] = "99.0"
+    (finding,) = table.findings(facts, {})
+    assert finding.severity == table.TELLS
+    assert "torch 99.0 (tried up to 2." in finding.said
+
+
 def test_what_is_absent_is_no_finding_but_its_commands_do_not_work():
     outcomes = {name: trials.Outcome("works", "") for name in trials.TRIALS}
     outcomes["mmdet"] = trials.Outcome("absent", "")
