@@ -110,7 +110,7 @@ def test_a_page_has_what_is_printed_and_the_whole_config(here, folder):
         "stem, downsampling 1, downsampling 2, downsampling 3",
     ]
     assert page.table("group")[-1][0] == "all"
-    for words in ("differs from the table in: lr", "lr 0.0002 is for batch 16", "lr=0.0002"):
+    for words in ("differs from the table in: lr", "6 images (counted in", "lr=0.0002"):
         assert words in page.words
     (folder / "mine.html").write_text("mine")
     with pytest.raises(UserError, match="is no page of a report; name another file"):
