@@ -94,8 +94,8 @@ class Skipped:
             raise UserError(
                 f"{count} pictures of at most {read} that were read are missing or damaged, more than the share "
                 f"of {self.share:g} that may be left out (and more than {LEAST}): the run stops. "
-                f"{self._named()}. convnext-backbones check-data CONFIG names them all; mend or remove them, or "
-                "raise --skip-share"
+                f"{self._named()}. {self.note} names them, and convnext-backbones check-data CONFIG all of a "
+                "config's data; mend or remove them, or raise --skip-share"
             )
 
     def summary(self) -> str:

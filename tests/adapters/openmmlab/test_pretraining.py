@@ -22,8 +22,8 @@ from convnext_backbones import create_backbone
 from convnext_backbones.adapters.openmmlab import own_runs, pretraining
 from convnext_backbones.checkpoints import inspect_checkpoint, load_pretrained, read_checkpoint
 from convnext_backbones.cli import run
-from convnext_backbones.network.convnext import ConvNeXtV2
-from convnext_backbones.pretraining import FCMAE
+from convnext_backbones.network.convnext import ConvNeXt, ConvNeXtV2
+from convnext_backbones.pretraining import FCMAE, fcmae
 from convnext_backbones.pretraining.files import load_fcmae, official_state
 from convnext_backbones.runs.sample import SHRUNK_DEPTHS, SHRUNK_DIMS, WIDTH
 
@@ -219,6 +219,33 @@ def test_wrong_input_is_answered_with_a_sentence(
     said = capsys.readouterr().err
     assert words in said
     assert "Traceback" not in said
+
+
+def test_a_folder_of_damaged_pictures_ends_the_run_with_their_names(tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    for k in range(8):
+        (tmp_path / f"pictures/p{k}.jpg").write_bytes(b"\xff\xd8\xff cut")
+    assert pretrained("--images", tmp_path / "pictures", "--work-dir", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "6 pictures in a row cannot be read" in said
+    assert "Traceback" not in said
+
+
+def test_version_1_is_trained_and_marked(pictures, tmp_path, caplog):
+    fcmae._tell_of_version_1.cache_clear()
+    options = [
+        "--images",
+        pictures,
+        "--work-dir",
+        tmp_path,
+        "--arch",
+        "convnext_atto",
+        "--epochs",
+        "1",
+    ]
+    assert pretrained(*options) == 0
+    assert "not the paper's" in caplog.text
+    assert load_pretrained(ConvNeXt(ARCH), tmp_path / "convnext_shrunk_fcmae.pth").layout == "fcmae"
 
 
 def test_more_processes_than_pictures_are_refused(pictures, tmp_path, monkeypatch, capsys):
