@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from ..data.records import VOID, Records
+from ..errors import UnreadableFileError, UserError
 from .data_check import LARGEST
 from .data_page import SHEET_WIDTH, check_page, save_picture, sheet
 from .host import Classes, Host, Result, Sample
@@ -38,7 +39,13 @@ def show_data(host: Host, args: Namespace) -> None:
         args.config, sample=args.sample, shrink=args.shrink, options=host.overrides(args)
     )
     host.check_data(config, ("train",))
-    samples = host.samples(config, args.pictures, args.seed)
+    try:
+        samples = host.samples(config, args.pictures, args.seed)
+    except UnreadableFileError as error:
+        raise UserError(
+            f"{error}; convnext-backbones check-data {args.config} names all such files; another --seed draws "
+            "other samples"
+        ) from error
     data = host.records(config, "train", most=LARGEST)
     lines = _lines(samples, data, args.config)
     head = _head(lines, samples, data)

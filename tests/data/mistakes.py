@@ -50,6 +50,7 @@ class Answer(NamedTuple):
 NEW = "new-config --weights none --backbone convnextv2_atto"
 RUN = "work_dirs/semantic/semantic.py"
 LAST = "work_dirs/semantic/iter_2.pth"
+PICTURE = "maps/images/train/0003.jpg"
 TRACE = re.compile(r'Traceback|^  File "|an unexpected error', re.MULTILINE)
 
 
@@ -329,6 +330,14 @@ TABLE = [
     Mistake("a page that is no picture", "check-data boxes.py --page page.html", "--page page.html: a page is a picture; name a .png file"),
     Mistake("a page in a file", "check-data boxes.py --page notes.txt/page.png", "notes.txt is no folder; name a .png"),
     Mistake("a repaired copy over the data", "check-data boxes.py --fix boxes", "boxes is not empty; name a new folder"),
+    # looking
+    Mistake("samples of a damaged picture", "show-data boxes.py", "no picture that can be read; .*check-data boxes.py names all such files", lambda: [f.write_bytes(b"no") for f in Path("boxes").rglob("*.jpg")]),
+    Mistake("samples on no page", "show-data boxes.py --out page.html", "--out page.html: a page is a picture; name a .png file"),
+    Mistake("a look at no picture", f"visualize {RUN} {LAST} notes.txt", "notes.txt is no picture that can be read"),
+    Mistake("a look for a class that is not there", f"visualize {RUN} {LAST} {PICTURE} --class cow", "--class cow: there is no such class; Valid: 0 to 3 and ground"),
+    Mistake("a look at a stage that is not there", f"visualize {RUN} {LAST} {PICTURE} --features stage9", "no feature 'stage9'; did you mean"),
+    Mistake("a look by a config alone", f"visualize {RUN} {PICTURE}", "after the config .*semantic.py come its checkpoint"),
+    Mistake("a tracker that is not installed", SEMANTIC + " --tracker wandb", "--tracker wandb needs the package wandb, which is not installed: pip install wandb"),
     # weights and going on
     Mistake("going on from nothing", BOXES + " --resume", "nothing to resume"),
     Mistake("going on from a cut checkpoint", SEMANTIC + " --resume", "nothing to resume: work_dirs/semantic holds no checkpoint", lambda: [os.truncate(f, 999) for f in Path("work_dirs/semantic").glob("*.pth")]),
