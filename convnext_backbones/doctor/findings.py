@@ -220,6 +220,8 @@ CAUSES = (
     (r"numpy\.(dtype|ufunc) size changed|compiled using NumPy 1|_ARRAY_API not found|multiarray failed",
      "something was compiled for another numpy",
      "pip install --force-reinstall --no-deps pycocotools opencv-python-headless numpy"),
+    (r"requires PyTorch >= [\d.]+", "this transformers is for a newer torch",
+     'pip install --upgrade torch torchvision, or pip install "transformers<5"'),
     (r"torchvision::nms", "torchvision is not of the installed torch's build", None),
     (r"libGL\.so|libgthread|libSM\.so|libXext", "OpenCV's build for desktops misses system libraries",
      "pip uninstall -y opencv-python && pip install opencv-python-headless"),

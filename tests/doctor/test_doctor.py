@@ -128,6 +128,14 @@ def test_a_healthy_one_has_none():
     assert table.findings(healthy(), {}) == []
 
 
+def test_a_transformers_for_a_newer_torch_is_named():
+    said = "ImportError: ConvNextV2Model requires PyTorch >= 2.6, but PyTorch was not found or an older"
+    outcomes = {"transformers": trials.Outcome("fails", said)}
+    (finding,) = table.findings(healthy(), outcomes)
+    assert "for a newer torch" in finding.said
+    assert 'or pip install "transformers<5"' in finding.mend
+
+
 def test_what_is_newer_than_anything_tried_is_told():
     facts = healthy()
     facts.versions["torch"] = "99.0"
