@@ -1,10 +1,12 @@
 """Draw what a trained model sees in pictures, folders of them, and videos; or write it as data.
 
 CONFIG is one of MMDetection, MMSegmentation or Detectron2 (LazyConfig or YAML). Pictures are prepared as
-its test data are. Results keep their sources' folders; a video's overlays are a video.
+its test data are. With --model FILE, which export wrote, neither CONFIG nor CHECKPOINT is given. Results
+keep their sources' folders; a video's overlays are a video.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +23,27 @@ def parser():
     parser.add_argument(
         "checkpoint", help="a run's file, or its work directory for its best or newest one"
     )
+    parser.add_argument(
+        "--model", metavar="FILE", help="an exported .onnx, .xml or .pt2 instead of these two"
+    )
+    _add_output(parser)
+    parser.add_argument("--sample", action="store_true", help="as train --sample changed it")
+    parser.add_argument("--shrink", action="store_true", help="as train --shrink changed it")
+    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
+    return parser
+
+
+def parser_of_exported():
+    parser = make_parser("predict", __doc__)
+    parser.add_argument("--model", metavar="FILE", required=True)
+    parser.add_argument(
+        "--throughput", action="store_true", help="tune the runtime for many pictures, not for one"
+    )
+    _add_output(parser)
+    return parser
+
+
+def _add_output(parser) -> None:
     parser.add_argument(
         "source", nargs="+", metavar="IMAGE_OR_FOLDER", help="or video; several, too"
     )
@@ -44,10 +67,6 @@ def parser():
     parser.add_argument(
         "--overwrite", action="store_true", help="also files that predict did not write before"
     )
-    parser.add_argument("--sample", action="store_true", help="as train --sample changed it")
-    parser.add_argument("--shrink", action="store_true", help="as train --shrink changed it")
-    parser.add_argument("--device", help="default: cuda if there is one, else cpu")
-    return parser
 
 
 def _kinds(text: str) -> tuple[str, ...]:
@@ -59,6 +78,11 @@ def _kinds(text: str) -> tuple[str, ...]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict by the command line."""
+    if any(text.split("=")[0] == "--model" for text in (sys.argv[1:] if argv is None else argv)):
+        from ..runs import predict
+
+        predict.predict_exported(parser_of_exported().parse_args(argv))
+        return
     args = parsed("predict", parser, argv)
     if hasattr(args, "options"):  # key=value, which argparse takes for sources
         pairs = [text for text in args.source if "=" in text and not Path(text).exists()]

@@ -22,28 +22,36 @@ class Prepared(NamedTuple):
 
 
 def prepared(image: np.ndarray, about: dict) -> Prepared:
-    """An (H, W, 3) uint8 RGB picture, resized as about["resize"] says and padded right and below with the
-    mean colour, to multiples or to the file's one size.
+    """An (H, W, 3) uint8 RGB picture, resized as about["resize"] says and padded right and below: as
+    about["pad"] says, then with the mean colour to multiples or to the file's one size.
 
     Raises:
         UserError: it is larger than the file's one size.
     """
     image = _resized(image, about.get("resize"), about.get("size"))
     height, width = image.shape[:2]
+    if pad := about.get("pad"):
+        image = _padded(image, [max(a, b) for a, b in zip(pad["size"], image.shape, strict=False)], pad["value"])  # fmt: skip
     if about.get("size"):
         full = tuple(about["size"])
     else:
         step, least = about.get("multiple", 1), about.get("least", 1)
-        full = tuple(max(least, -(-side // step) * step) for side in (height, width))
-    if height > full[0] or width > full[1]:
+        full = tuple(max(least, -(-side // step) * step) for side in image.shape[:2])
+    if image.shape[0] > full[0] or image.shape[1] > full[1]:
         raise UserError(
-            f"a picture of {height}x{width} does not fit into {full[0]}x{full[1]}, the one size of the file: "
+            f"a picture of {image.shape[0]}x{image.shape[1]} does not fit into {full[0]}x{full[1]}, the one size of the file: "
             "export with --dynamic hw, or a larger --fixed"
         )
-    pixels = np.empty((*full, 3), np.float32)
-    pixels[:] = about.get("mean") or (0.0, 0.0, 0.0)
-    pixels[:height, :width] = image
+    pixels = _padded(image, full, about.get("mean") or 0.0)
     return Prepared(torch.from_numpy(pixels).permute(2, 0, 1)[None].contiguous(), height, width)
+
+
+def _padded(image: np.ndarray, size, value) -> np.ndarray:
+    """Right and below, (H, W, 3) float32."""
+    canvas = np.empty((*size, 3), np.float32)
+    canvas[:] = value
+    canvas[: image.shape[0], : image.shape[1]] = image
+    return canvas
 
 
 def as_input(pixels: torch.Tensor, about: dict) -> np.ndarray:

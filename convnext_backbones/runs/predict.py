@@ -12,7 +12,7 @@ import struct
 import tempfile
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..console import counted, progress, say
 from ..data.pictures import SUFFIXES, picture_files, read_picture
 from ..errors import UserError
-from . import preparation
+from . import exported, preparation
 from .host import Host, Result
 from .results import CocoResults, draw, label_map_image, nothing
 from .trained import checkpoint_file
@@ -60,15 +60,27 @@ def predict(host: Host, args: Namespace) -> None:
         UserError: there is nothing to read, or it cannot be written without harm; or some files are
             unreadable, after the others are done.
     """
+
+    def load():
+        config = host.load_config(
+            args.config, sample=args.sample, shrink=args.shrink, options=host.overrides(args)
+        )
+        _check_device(args.device)
+        return host.load_model(config, checkpoint_file(args.checkpoint), args.device)
+
     host.quiet_warnings()
+    _write(host, load, args)
+
+
+def predict_exported(args: Namespace) -> None:
+    """As predict, by the exported file args.model."""
+    _write(exported, lambda: exported.load(args.model, throughput=args.throughput), args)
+
+
+def _write(host, load: Callable[[], object], args: Namespace) -> None:
     sources = sources_of(args.source, args.out)
     output = Output(args.out, args.save, sources, args.score, overwrite=args.overwrite)
-    config = host.load_config(
-        args.config, sample=args.sample, shrink=args.shrink, options=host.overrides(args)
-    )
-    _check_device(args.device)
-    model = host.load_model(config, checkpoint_file(args.checkpoint), args.device)
-    predictor = Predictor(host, model, args.score, args.batch_size)
+    predictor = Predictor(host, load(), args.score, args.batch_size)
     preparation.check_writable(args.out, "--out")
     unreadable = []
     pictures = [source for source in sources if not source.is_video]

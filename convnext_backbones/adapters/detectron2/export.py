@@ -192,7 +192,7 @@ def _pooled(pooler: ROIPooler, maps: list[Tensor], rois: Tensor) -> Tensor:
 def _rcnn(model: nn.Module) -> Exportable:
     network = RCNN(model)
     outputs = ("boxes", "scores", "labels", *(["masks"] if network.mask_stages else []))
-    about = _about(model, "thing", score=network.score, mask_threshold=0.5)
+    about = _about(model, "thing", score=network.score, mask_threshold=0.5, clip=True)
     return Exportable(
         network, outputs, INSTANCES, network.reference, about=about,
         low=tuple(f"model.{name}" for name in LOW), **_sizes(model), **_pixels(model),

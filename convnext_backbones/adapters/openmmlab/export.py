@@ -59,6 +59,7 @@ def _about(model: nn.Module, **more) -> dict:
         "classes": list(meta.get("classes") or ()),
         "palette": [list(colour) for colour in meta.get("palette") or ()],
         "resize": _resize(model),
+        "pad": _pad(model),
     }
     return {**about, **more}
 
@@ -73,6 +74,23 @@ def _resize(model: nn.Module) -> dict | None:
                     "not; set keep_ratio=True"
                 )
             return {"long": max(transform.scale), "short": min(transform.scale), "by": "opencv"}
+    return None
+
+
+def _pad(model: nn.Module) -> dict | None:
+    """The Pad of the config's test data: the height and width it pads to, and the RGB value."""
+    for transform in model.test_pipeline.transforms:
+        if type(transform).__name__ == "Pad" and transform.size is not None:
+            value = (
+                transform.pad_val["img"]
+                if isinstance(transform.pad_val, dict)
+                else transform.pad_val
+            )
+            value = list(value) if isinstance(value, (tuple, list)) else [value] * 3
+            return {
+                "size": list(transform.size[::-1]),
+                "value": value[::-1],
+            }  # pictures are BGR there
     return None
 
 
