@@ -162,14 +162,22 @@ def save_grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], path:
     return path
 
 
-def side_by_side(row: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures of a row, (H_i, W_i, 3) uint8 each, as one; white where one is lower."""
+def side_by_side(row: Sequence[np.ndarray], largest: int = 480) -> np.ndarray:
+    """Pictures of a row, (H_i, W_i, 3) uint8 each, as one; white where one is lower. Those with a side of more
+    than `largest` pixels are reduced to it."""
+    row = [_reduced(image, largest) for image in row]
     height = max(image.shape[0] for image in row)
     below = [((0, height - image.shape[0]), (0, 4), (0, 0)) for image in row]
     padded = [
         np.pad(image, pad, constant_values=255) for image, pad in zip(row, below, strict=True)
     ]
     return np.concatenate(padded, axis=1)
+
+
+def _reduced(image: np.ndarray, largest: int) -> np.ndarray:
+    picture = Image.fromarray(image)
+    picture.thumbnail((largest, largest))
+    return np.asarray(picture)
 
 
 def _with_legend(image: np.ndarray, legend) -> np.ndarray:

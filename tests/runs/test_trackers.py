@@ -142,6 +142,7 @@ def test_pictures_of_a_row_stand_side_by_side():
     joined = side_by_side(row)
     assert joined.shape == (6, 3 + 5 + 8, 3)
     assert (joined[4:, :3] == 255).all()
+    assert side_by_side([np.zeros((500, 1000, 3), np.uint8)] * 2).shape == (240, 2 * 484, 3)
 
 
 # ---- Detectron2's writers ------------------------------------------------------------------------
