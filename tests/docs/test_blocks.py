@@ -29,6 +29,7 @@ HERE = "tests/docs/test_blocks.py"
 RUN_BY = {
     "README.md": HERE,
     "detectron2.md": "tests/adapters/detectron2/test_detectron2_page.py",
+    "export.md": "tests/export/test_page.py",
     "finetuning.md": "tests/adapters/openmmlab/test_finetuning.py",
     "huggingface.md": "tests/adapters/huggingface/test_huggingface_page.py",
     "index.md": HERE,
