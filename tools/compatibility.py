@@ -75,6 +75,9 @@ CELLS = {
     "pinned, classic lane": Cell(venv=".venv"),
     "pinned, onedl lane": Cell(venv=".venv-onedl"),
     "oldest torch": Cell(install=("torch==2.4.1", "torchvision==0.19.1", *CORE)),
+    "oldest torch, transformers 4": Cell(
+        install=("torch==2.4.1", "torchvision==0.19.1", *CORE, "transformers<5")
+    ),
     "newest of everything": Cell(install=("torch", "torchvision", *CORE)),
     "newest, Python 3.12": Cell(python="3.12", install=("torch", "torchvision", *CORE)),
     "newest, Python 3.13": Cell(python="3.13", install=("torch", "torchvision", *CORE)),
