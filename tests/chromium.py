@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,8 @@ class Browser:
 
     def open(self, file: Path) -> None:
         self._call("Page.navigate", url=file.resolve().as_uri())
-        while self.run("document.readyState") != "complete":
-            pass
+        while self.run("location.protocol + document.readyState") != "file:complete":
+            time.sleep(0.02)
 
     def window(self, width: int, height: int, scheme: str = "light") -> None:
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height,

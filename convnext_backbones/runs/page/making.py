@@ -65,7 +65,7 @@ def _tiles(run: Run) -> list[tuple[str, str]]:
     if run.last is not None:
         tiles.append(("last step", f"{run.last:,}"))
     if seconds := run.facts.get("seconds"):
-        tiles.append(("training", duration(seconds)))
+        tiles.append(("last session", duration(seconds)))
     return tiles
 
 
