@@ -242,7 +242,9 @@ def write_page(cells: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="tools/compatibility.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("cells", nargs="*", help=f"of: {'; '.join(CELLS)}")
     parser.add_argument("--page", action="store_true", help="write the page alone")
