@@ -50,7 +50,9 @@ COMMANDS = {
     "report": Command("report", "one page of a run, or of several beside each other"),
     "check-data": Command("check_data", "read every picture and label, and name what is wrong"),
     "show-data": Command("show_data", "draw training samples as the network is given them"),
-    "visualize": Command("visualize", "draw feature maps, and what in a picture speaks for a class"),
+    "visualize": Command(
+        "visualize", "draw feature maps, and what in a picture speaks for a class"
+    ),
     "check-weights": Command("check_weights", "what a checkpoint is, and whether it loads whole"),
     "convert": Command("convert", "a checkpoint into the names and shapes of another source"),
     "show-recipe": Command("show_recipe", "what a config trains, beside the published recipe"),

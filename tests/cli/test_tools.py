@@ -86,7 +86,10 @@ def test_the_console_shows_steps_and_the_log_file_everything(run, request):
     talk = (*noise.OPENMMLAB, *(noise.COCO if run == "detection" else noise.SEGMENTATION))
     assert noise.not_shown(talk, printed, log) == []
     assert noise.lacking(noise.STEPS, printed, log) == []
-    assert noise.lacking((r"\(train\) .*eta: .*loss: ", "validation: ", "Saving checkpoint"), printed) == []
+    assert (
+        noise.lacking((r"\(train\) .*eta: .*loss: ", "validation: ", "Saving checkpoint"), printed)
+        == []
+    )
     assert max(map(len, printed.splitlines())) < 300
 
 

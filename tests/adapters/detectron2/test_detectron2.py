@@ -9,9 +9,7 @@ import numpy
 import pytest
 import torch
 
-pytest.importorskip(
-    "detectron2", reason="detectron2 is not installed (docs/install.md says how)"
-)
+pytest.importorskip("detectron2", reason="detectron2 is not installed (docs/install.md says how)")
 
 import detectron2.export  # noqa: F401  (makes Detectron2's own FPN scriptable)
 from detectron2 import model_zoo

@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 from pages import run, yaml_of
 
-pytest.importorskip(
-    "detectron2", reason="detectron2 is not installed (docs/install.md says how)"
-)
+pytest.importorskip("detectron2", reason="detectron2 is not installed (docs/install.md says how)")
 
 from detectron2 import model_zoo
 from detectron2.config import instantiate

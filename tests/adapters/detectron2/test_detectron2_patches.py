@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip(
-    "detectron2", reason="detectron2 is not installed (docs/install.md says how)"
-)
+pytest.importorskip("detectron2", reason="detectron2 is not installed (docs/install.md says how)")
 
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog

@@ -17,9 +17,7 @@ import yaml
 from PIL import Image
 from run_page import check_page
 
-pytest.importorskip(
-    "detectron2", reason="detectron2 is not installed (docs/install.md says how)"
-)
+pytest.importorskip("detectron2", reason="detectron2 is not installed (docs/install.md says how)")
 
 from detectron2.config import get_cfg, instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -640,7 +638,10 @@ def test_predict_draws_every_picture_of_a_folder(trained, tmp_path, folder):
 def test_a_tracker_has_config_losses_metrics_and_pictures(trained):
     work_dir, _, config = trained
     found = events.shown(work_dir)
-    assert "ConvNeXt" in found.texts["config/text_summary"] or "convnext" in found.texts["config/text_summary"]
+    assert (
+        "ConvNeXt" in found.texts["config/text_summary"]
+        or "convnext" in found.texts["config/text_summary"]
+    )
     assert found.scalars["total_loss"][-1] >= 1
     metric = "segm/AP" if config == LAZY else "sem_seg/mIoU"
     assert metric in found.scalars or "bbox/AP" in found.scalars

@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip(
-    "detectron2", reason="detectron2 is not installed (docs/install.md says how)"
-)
+pytest.importorskip("detectron2", reason="detectron2 is not installed (docs/install.md says how)")
 
 from data import folders
 from detectron2.data import DatasetCatalog, MetadataCatalog
