@@ -257,7 +257,7 @@ def test_more_processes_than_pictures_are_refused(pictures, tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_two_processes_give_the_losses_and_weights_of_one(finished, pictures, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29631",
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
                ROOT / "tools/pretrain.py", *SMALL, "--batch", "2", "--images", pictures, "--work-dir", tmp_path,
                "--launcher", "pytorch"]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=tmp_path)
@@ -297,7 +297,7 @@ FlexibleRunner.from_cfg(cfg).train()
 @pytest.mark.slow
 def test_fsdp_takes_the_runs_own_config_and_gives_its_weights(finished, tmp_path):
     (tmp_path / "sharded.py").write_text(SHARDED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29632",
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone",
                tmp_path / "sharded.py", finished[0] / "pretrain_convnextv2_shrunk.py", tmp_path / "run"]  # fmt: skip
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, "\n".join(re.findall(r"(?m)^\[rank0\].*", done.stderr)[-15:])
