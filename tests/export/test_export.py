@@ -42,7 +42,7 @@ def pixels_to(model, images=IMAGES):
 # ---- each kind of file ---------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("to", "precision"),
-    [("onnx", "fp32"), ("openvino", "fp16"), ("openvino", "fp32"), ("exported-program", "fp32")],
+    [("onnx", "fp32"), ("openvino", "fp16"), ("exported-program", "fp32")],
 )
 def test_a_file_computes_the_network_at_sizes_and_batches_of_no_check(tmp_path, to, precision):
     model = tiny.backbone()
@@ -193,7 +193,7 @@ def test_sizes_that_are_checked_differ_from_the_traced_one_and_in_batch():
 
 
 # ---- fp16 that detects ---------------------------------------------------------------------------
-@pytest.mark.parametrize(("version", "size"), [(1, 1e4), (2, 300), (2, 1e4)])
+@pytest.mark.parametrize(("version", "size"), [(1, 1e4), (2, 1e4)])
 def test_float16_keeps_statistics_in_float32(tmp_path, version, size):
     """By ONNX's reference evaluator, which computes float16 in float16; ONNX Runtime's CPU widens it."""
     model = of_large_maps(version, size)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 from randomness import random_state
@@ -72,13 +73,17 @@ def rtmdet(tmp_path_factory):
 
 def made(config, options, folder):
     of, file = exported_file(config, options, folder)
+    yield of, file, pictures_in(folder)
+    for path in (folder / "last.pth", file):
+        path.unlink()
+
+
+def pictures_in(folder):
     for k, size in enumerate([(128, 96), (200, 150), (128, 96)]):
         rng = np.random.default_rng(k)
         patches = Image.fromarray(rng.integers(0, 255, (6, 8, 3), np.uint8))
         patches.resize(size, Image.Resampling.NEAREST).save(folder / f"{k}.png")
-    yield of, file, sorted(folder.glob("?.png"))
-    for path in (folder / "last.pth", file):
-        path.unlink()
+    return sorted(folder.glob("?.png"))
 
 
 def predictions(of, file, pictures, folder, save):
@@ -112,6 +117,7 @@ def test_a_segmentor_is_right_where_frozen_pooling_was_not(upernet):
     assert max(row["relative"] for row in rows) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_detector_finds_the_same_from_its_file(rtmdet, tmp_path):
     of, file, pictures = rtmdet
     a, b = predictions(of, file, pictures, tmp_path, "json")
@@ -122,13 +128,27 @@ def test_a_detector_finds_the_same_from_its_file(rtmdet, tmp_path):
     np.testing.assert_allclose(sorted(found[0]), sorted(found[1]), atol=1e-2)
 
 
-def test_the_serving_example_needs_the_runtime_alone(rtmdet):
+def test_the_serving_example_needs_the_runtime_alone(tmp_path):
+    export(tiny.classifier(), tmp_path / "a.onnx", Options())
+    check_served(tmp_path / "a.onnx", pictures_in(tmp_path), "logits")
+
+
+@pytest.mark.slow
+def test_the_serving_example_resizes_and_pads_for_a_detector(rtmdet):
     _, file, pictures = rtmdet
+    served = check_served(file, pictures, "scores")
+    (found,) = exported.infer(exported.load(file), pictures[:1])
+    np.testing.assert_allclose(served[0], found.outputs["scores"], atol=1e-5)
+
+
+def check_served(file, pictures, name):
+    """The outputs `name` that docs/serve_onnx.py prints of pictures."""
     code = (
         "import runpy, sys; script, *sys.argv = sys.argv[1:]; sys.argv.insert(0, script)\n"
         "runpy.run_path(script)\nassert not {'torch', 'mmdet', 'convnext_backbones'} & set(sys.modules)"
     )
     script = ROOT / "docs/serve_onnx.py"
+    assert len(script.read_text().splitlines()) <= 40
     done = subprocess.run(
         [sys.executable, "-c", code, script, file, *pictures, "--batch", "2", "--throughput"],
         capture_output=True, text=True, cwd="/",
@@ -136,10 +156,7 @@ def test_the_serving_example_needs_the_runtime_alone(rtmdet):
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [Path(line["file"]).name for line in lines] == ["0.png", "1.png", "2.png"]
-    model = exported.load(file)
-    (found,) = exported.infer(model, pictures[:1])
-    np.testing.assert_allclose(lines[0]["scores"], found.outputs["scores"], atol=1e-5)
-    assert len(script.read_text().splitlines()) <= 40
+    return [line[name] for line in lines]
 
 
 def test_a_model_that_no_graph_is_known_of_is_refused_by_name():
