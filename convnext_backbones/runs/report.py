@@ -97,7 +97,8 @@ def in_line(record: dict) -> str:
     chosen = [name for name in METRICS.values() if name in metrics] or list(metrics)[:4]
     percent = {name: " %" if name.endswith("(%)") else "" for name in chosen}
     return ", ".join(
-        f"{name.removesuffix(' (%)')} {in_digits(name, metrics[name])}{percent[name]}" for name in chosen
+        f"{name.removesuffix(' (%)')} {in_digits(name, metrics[name])}{percent[name]}"
+        for name in chosen
     )
 
 
