@@ -110,7 +110,7 @@ def _beside(out: Path) -> Iterator[Path]:
                 raise UserError(f"--out {out} is a folder; give a file's name")
             yield Path(folder)
     except OSError as error:
-        if isinstance(error, (FileNotFoundError, NotADirectoryError)) or not out.parent.is_dir():
+        if not out.parent.is_dir():
             raise UserError(
                 f"--out {out}: there is no folder {out.parent}; make it first"
             ) from error

@@ -64,7 +64,9 @@ def _about(model: nn.Module, kind: str, **more) -> dict:
 def _resize(model: nn.Module) -> dict | None:
     """The ResizeShortestEdge of the mapper of the test data."""
     for step in model.test_mapper.augmentations.augs:
-        if isinstance(step, T.ResizeShortestEdge):
+        if (
+            isinstance(step, T.ResizeShortestEdge) and max(step.short_edge_length) > 0
+        ):  # 0: as it is
             return {"long": step.max_size, "short": max(step.short_edge_length), "by": "pillow"}
     return None
 
