@@ -44,7 +44,7 @@ ROOMS = {
     "export": "checkpoints cv2 data errors network network/preprocessing network/selection network/variants numpy onnxruntime onnxscript openvino PIL torch "
     "torchvision",
     "runs/page": "checkpoints console errors jinja2 matplotlib network network/variants network/wrappers numpy PIL runs supervision torch yaml",
-    "lab": "checkpoints console create errors kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
+    "lab": "checkpoints console create errors export kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision transformers triton",
     "looking": "checkpoints data errors lab matplotlib network network/preprocessing network/selection network/variants numpy PIL "
     "pytorch_grad_cam runs torch",
@@ -63,7 +63,13 @@ ROOMS = {
     "adapters/torchvision": "checkpoints create errors network network/variants torch torchvision",
 }
 ANYTHING = {"cli", "__main__"}  # nothing imports them
-WITH_FRAMEWORKS = {"doctor", "lab", "pretraining", "registry", "checkpoints/class_names"}  # beside the adapters
+WITH_FRAMEWORKS = {
+    "doctor",
+    "lab",
+    "pretraining",
+    "registry",
+    "checkpoints/class_names",
+}  # beside the adapters
 
 
 class Import(NamedTuple):
@@ -231,3 +237,8 @@ def test_the_wheel_carries_the_configs(tmp_path):
     for name in ("run.html.jinja", "style.css", "script.js"):
         assert f"convnext_backbones/runs/page/templates/{name}" in names
     assert not any(name.startswith(("tests/", "tools/")) for name in names)
+
+
+def test_no_two_files_of_tests_have_one_name():  # pytest imports them by it
+    names = [path.name for path in ROOT.glob("tests/**/test_*.py")]
+    assert sorted(set(names)) == sorted(names)

@@ -4,6 +4,7 @@ official code: same weights, same process, turn about. docs/benchmarks/README.md
     convnext-backbones benchmark --quick                    # under 2 minutes on 2 cores
     convnext-backbones benchmark --output docs/benchmarks   # what is committed, about 15 minutes
     convnext-backbones benchmark --only training --versions 2 --sizes 1x224x224 --peers timm
+    convnext-backbones benchmark --models               # whole detectors and segmentors
 """
 
 import time
@@ -15,10 +16,18 @@ from ..network.variants import VARIANTS
 from . import command_line, make_parser, number
 
 STARTED = time.perf_counter()
-PARTS = ("inference", "prepared", "training", "compiled_training", "growth", "stream", "start_up")
+PARTS = (
+    "inference", "prepared", "runtimes", "training", "compiled_training", "allocation", "growth",
+    "stream", "start_up",
+)  # fmt: skip
 # What --quick runs, and what runs at the further sizes.
 MAIN = {
-    "cpu": ("inference, eager fp32", "training, eager fp32", "prepared compiled bf16 / eager fp32"),
+    "cpu": (
+        "inference, eager fp32",
+        "training, eager fp32",
+        "prepared compiled bf16 / eager fp32",
+        "prepared / eager fp32",
+    ),
     "cuda": (
         "inference, eager fp32",
         "prepared bf16 / eager bf16",
@@ -27,12 +36,19 @@ MAIN = {
         "training, eager bf16 autocast",
     ),
 }
+# Options that --models does not take.
+OF_CONTESTS = {"full": False, "arch": "tiny", "sizes": None, "only": None, "peers": None,
+               "finalists": None, "device": "cpu"}  # fmt: skip
 # The first of them get all contests.
 SIZES = {
     "cpu": ((1, 512, 512), (1, 224, 224), (1, 800, 1344)),
     "cuda": ((2, 512, 512), (2, 800, 1344), (1, 224, 224), (64, 224, 224)),
 }
 FIRST = {"cpu": 1, "cuda": 2}
+# With --quick: seconds after which a contest begins no further round, beyond the least of three.
+MOST_SECONDS = 4.0
+# The same of a whole model's training step or inference; by whether --quick.
+MOST_SECONDS_OF_MODELS = {False: 60.0, True: 10.0}
 FULL = ((1, 224, 224), (64, 224, 224), (1, 512, 512), (2, 512, 512), (1, 800, 1344), (2, 800, 1344))
 
 
@@ -52,6 +68,11 @@ def parse_args(argv):
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--quick", action="store_true", help="the main figures")
     extent.add_argument("--full", action="store_true", help="every contest at every size: hours")
+    parser.add_argument(
+        "--models",
+        action="store_true",
+        help="whole detectors and segmentors of OpenMMLab and Detectron2, with our backbone and with timm's",
+    )
     parser.add_argument("--arch", default="tiny", help="a size of the variants, tiny by default")
     parser.add_argument("--versions", type=int, nargs="+", choices=(1, 2), default=[1, 2])
     parser.add_argument("--sizes", type=size, nargs="+", metavar="NxHxW", help="e.g. 1x512x512")
@@ -117,6 +138,8 @@ def field(args, contest, first, peers, eager):
     ranked = eager["peers_ranked"]
     if contest.prepared and contest.dtype == "fp32":  # against the winner of eager float32
         return ranked[:1], [eager["best_layout"]], 1
+    if args.quick:
+        return ranked[:1], both, 1
     if contest.compiled:  # a minute of compilation each; Inductor lays convolutions out by itself
         return ranked[: 2 if contest.prepared else 1], ["channels_last"], None
     everyone = first and contest.work == "training" and not contest.typed and not args.quick
@@ -151,6 +174,7 @@ def run_contests(args, parts, version, ours, peers, results):
                     rounds=args.rounds,
                     finalists=finalists,
                     layouts=layouts,
+                    most_seconds=MOST_SECONDS if args.quick else None,
                 )
                 torch.compiler.reset()
             results["contests"].append(row)
@@ -162,14 +186,36 @@ def run_contests(args, parts, version, ours, peers, results):
     return best
 
 
+def measure_whole_models(args, results):
+    """Fill in the rows of whole models, printing each as it comes."""
+    import torch
+
+    from ..lab.benchmark.machine import machine_speed
+    from ..lab.benchmark.page import as_text, model_table
+    from ._whole_models import measure_models
+
+    results["machine"]["speeds"] = machine_speed(torch.device(args.device))
+    results["models_run"] = {"command": results["command"], "date": results["machine"]["date"]}
+    rows = measure_models(
+        args.versions,
+        rounds=args.rounds,
+        quick=args.quick,
+        most_seconds=MOST_SECONDS_OF_MODELS[args.quick],
+    )
+    for row in rows:
+        results["models"].append(row)
+        say(as_text(model_table({"models": [row]})[1:]))
+
+
 def measure(args, results):
     """Fill in the results, printing each row as it comes."""
     import torch
 
     from ..create import create_classifier
-    from ..lab.benchmark import growth
+    from ..lab.benchmark import allocation, growth
     from ..lab.benchmark.contests import available_peers
     from ..lab.benchmark.machine import machine_speed
+    from ..lab.benchmark.page import allocation_table, as_text
     from ..lab.random_weights import fill_randomly
 
     parts = parts_to_run(args)
@@ -184,6 +230,11 @@ def measure(args, results):
             say(f"V{version}: {peer} is left out: {reason}")
             results["left_out"][f"V{version} {peer}"] = reason
         best, layout = run_contests(args, parts, version, ours, peers, results)
+        if "allocation" in parts and (args.only or not args.quick):
+            size = (args.sizes or SIZES[args.device])[0]
+            measured = allocation.measure_allocation(ours, size, rounds=args.rounds)
+            results["allocation"][str(version)] = {"model": name} | measured
+            say(as_text(allocation_table(results)[-1:]))
         if "growth" in parts:
             say(f"V{version}: growth")
             grown = growth.measure_growth(
@@ -192,6 +243,7 @@ def measure(args, results):
                 layout=layout,
                 sizes=growth.DOUBLING[: 3 if args.quick else None],
                 rounds=3 if args.quick else args.rounds,
+                new_shapes=1 if args.quick else 3,
             )
             results["growth"][str(version)] = {"model": name} | grown
         if "stream" in parts and not args.quick:
@@ -212,8 +264,22 @@ def main(argv=None):
     import torch
 
     from ..lab.benchmark.machine import describe_machine
-    from ..lab.benchmark.page import as_text, contest_table, figure_table, prepared_forms, write
+    from ..lab.benchmark.page import (
+        as_text,
+        contest_table,
+        figure_table,
+        model_table,
+        prepared_forms,
+        profile_table,
+        write,
+    )
 
+    for name, default in OF_CONTESTS.items():
+        if args.models and getattr(args, name) != default:
+            raise UserError(
+                f"--{name} is about networks alone; leave it out beside --models, which times Tiny in fixed "
+                "models and sizes, on the CPU"
+            )
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("this machine has no CUDA device that PyTorch can use; leave out --device")
     for version in args.versions:
@@ -224,15 +290,22 @@ def main(argv=None):
         "command": command_line("benchmark", argv),
         "machine": describe_machine(torch.device(args.device)),
         "contests": [],
+        "allocation": {},
+        "models": [],
         "growth": {},
         "stream": {},
         "start_up": {},
         "left_out": {},
     }
-    measure(args, results)
+    if args.models:
+        measure_whole_models(args, results)
+        tables = (model_table, profile_table)
+    else:
+        measure(args, results)
+        tables = (contest_table, figure_table)
     say("done")
-    for lines in (contest_table(results), figure_table(results)):
-        print(f"\n{as_text(lines)}")
+    for table in tables:
+        print(f"\n{as_text(table(results))}")
     for form in prepared_forms(results):
         print(f"\n{form}")
     if args.output:

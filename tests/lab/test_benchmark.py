@@ -5,8 +5,9 @@ import json
 import re
 import subprocess
 import sys
+import time
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def test_every_round_calls_each_contestant_once_and_begins_with_another():
     assert "".join(calls) == "abc" + "bca" + "cab" + "abc"
     assert {name: len(values) for name, values in measured.items()} == dict.fromkeys("abc", 4)
     assert all(value > 0 for values in measured.values() for value in values)
+
+
+def test_no_round_begins_after_the_seconds_that_are_given_but_three_are_run():
+    def run():
+        time.sleep(0.01)
+
+    assert len(measuring.interleaved({"a": run}, 7, CPU, 0.0)["a"]) == 3
+    assert len(measuring.interleaved({"a": run}, 2, CPU, 0.0)["a"]) == 2
+    assert len(measuring.interleaved({"a": run}, 4, CPU, 60.0)["a"]) == 4
 
 
 def test_peak_memory_is_what_was_held_at_once_beside_what_was_there():
@@ -196,6 +206,8 @@ def test_without_instructions_for_bfloat16_its_contests_say_nothing(monkeypatch)
         reason = contests.why_not(contest, CPU)
         if "bf16" in title:
             assert reason == "this device has no instructions for bfloat16 and would emulate it"
+        elif contest.runtime:
+            assert contest.prepared == "default" or reason is not None
         elif machine.can_compile(CPU):
             assert reason is None
     assert list(machine.machine_speed(CPU, rounds=1)) == [
@@ -245,8 +257,10 @@ def test_the_tool_runs_on_a_processor_that_has_neither_bfloat16_nor_a_compiler(
                    "growth")  # fmt: skip
     results = json.loads(next(tmp_path.glob("*.json")).read_text())
     page = next(tmp_path.glob("*.md")).read_text()
-    eager, prepared = results["contests"]
+    eager, prepared, by_default = results["contests"]
     assert "ratio" in eager
+    assert "ratio" in by_default
+    assert by_default["prepared"] == "fp32, eager steps"
     assert f"skipped: {prepared['skipped']}" in page
     assert f"skipped: {prepared['skipped']}" in printed
     assert "matrix product bf16" not in page
@@ -254,7 +268,8 @@ def test_the_tool_runs_on_a_processor_that_has_neither_bfloat16_nor_a_compiler(
     assert results["growth"]["2"]["prepared"] == "fp32, eager steps"
 
 
-def test_growth_compares_the_areas_in_order():
+def test_growth_compares_the_areas_in_order(monkeypatch):
+    mask(monkeypatch, "compiler")  # compilation takes a minute
     sizes = ((32, 32), (32, 64), (64, 64))
     grown = growth.measure_growth(small(), "timm", layout="NCHW", sizes=sizes, rounds=2)
     times, memory = grown["seconds"][OURS], grown["memory"][OURS]
@@ -285,19 +300,28 @@ def tool(*arguments, code=0):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """What a small run prints, and the folder it wrote."""
+    """What a small run prints, and the folder it wrote. Nothing is compiled, which takes a minute."""
     folder = tmp_path_factory.mktemp("benchmark")
-    printed = tool("--quick", "--arch", "atto", "--sizes", "1x64x64", "--rounds", 2,
-                   "--versions", 2, "--peers", "timm", "transformers", "--output", folder,
-                   "--only", "inference", "training", "prepared", "growth")  # fmt: skip
+    with uncompiled():
+        printed = tool("--quick", "--arch", "atto", "--sizes", "1x64x64", "--rounds", 2,
+                       "--versions", 2, "--peers", "timm", "transformers", "--output", folder,
+                       "--only", "inference", "training", "prepared", "growth")  # fmt: skip
     return printed, folder
+
+
+@contextmanager
+def uncompiled():
+    with pytest.MonkeyPatch.context() as patch:
+        mask(patch, "compiler")
+        yield
 
 
 def contests_that_ran(results):
     """Rows with figures; all but those that say nothing on this kind of processor."""
     rows = [row for row in results["contests"] if "skipped" not in row]
     skipped = [row for row in results["contests"] if "skipped" in row]
-    assert all(contests.why_not(contests.CONTESTS[row["contest"]], CPU) for row in skipped)
+    with uncompiled():
+        assert all(contests.why_not(contests.CONTESTS[row["contest"]], CPU) for row in skipped)
     assert {"inference, eager fp32", "training, eager fp32"} <= {row["contest"] for row in rows}
     return rows
 
@@ -315,7 +339,8 @@ def test_the_results_name_machine_versions_and_command(written):
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
     assert results["command"].startswith("python tools/benchmark.py --quick --arch atto")
     assert [row["contest"] for row in results["contests"]] == [
-        "inference, eager fp32", "prepared compiled bf16 / eager fp32", "training, eager fp32",
+        "inference, eager fp32", "prepared compiled bf16 / eager fp32", "prepared / eager fp32",
+        "training, eager fp32",
     ]  # fmt: skip
     assert str(path) in printed
 
@@ -337,7 +362,8 @@ def test_the_page_names_what_computed_the_prepared_networks(written):
     (path,) = folder.glob("*.json")
     results, page = json.loads(path.read_text()), path.with_suffix(".md").read_text()
     ours = fill_randomly(ConvNeXtClassifier("atto", version=2))
-    _, form = contests.prepare(ours, compile=machine.can_compile(CPU))
+    with uncompiled():
+        _, form = contests.prepare(ours, compile=growth.compiles(CPU))
     assert results["growth"]["2"]["prepared"] == form
     assert f"growth, ours prepared: {form}" in page
     assert f"growth, ours prepared: {form}" in printed

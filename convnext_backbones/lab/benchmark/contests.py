@@ -23,8 +23,10 @@ from ...network.prepared import fastest_dtype, prepare_for_inference
 from ..peers import MORE_PEERS, PEERS, MissingPeerError, build_peer
 from .machine import DTYPES, Size, can_compile, computes_in_bfloat16
 from .measuring import interleaved, peak_memory, ratio, seconds
+from .runtimes import RUNTIMES, exported, why_no_runtime
 
 OURS = "ours"
+BY_DEFAULT = "default"
 LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 # How far outputs may lie from ours in float32, relative to the greatest. bfloat16 has 8 bits: twenty
 # blocks differ by some of its units.
@@ -36,45 +38,58 @@ class Contest(NamedTuple):
     """What is compared.
 
     group: what --only selects. work: "inference" or "training" (forward and backward). prepared:
-    ours is prepare_for_inference's module, in bfloat16. dtype, compiled: of the peers, and of ours
-    where it is not prepared; bf16 is pure in inference and autocast in training. typed: no layout is
-    chosen for anyone. compile_ours: where ours differs from the peers in that. captured: ours is
-    replayed as a CUDA graph.
+    ours is prepare_for_inference's module, in this dtype; BY_DEFAULT is that function's own choice.
+    dtype, compiled: of the peers, and of ours where it is not prepared; bf16 is pure in inference and
+    autocast in training. typed: no layout is chosen for anyone. compile_ours: where ours differs from
+    the peers in that. captured: ours is replayed as a CUDA graph. runtime: a key of runtimes.RUNTIMES,
+    which runs our exported graph in the peers' place, in the same dtype where it has it.
     """
 
     group: str
     work: str
     dtype: str = "fp32"
     compiled: bool = False
-    prepared: bool = False
+    prepared: str | None = None
     typed: bool = False
     compile_ours: bool | None = None
     captured: bool = False
+    runtime: str | None = None
 
     @property
     def ours_compiled(self) -> bool:
         return self.compiled if self.compile_ours is None else self.compile_ours
 
-    @property
-    def our_dtype(self) -> str:
-        return "bf16" if self.prepared else self.dtype
+    def our_dtype(self, device: torch.device) -> str:
+        """A key of DTYPES."""
+        if self.prepared == BY_DEFAULT:
+            return "bf16" if computes_in_bfloat16(device) else "fp32"
+        return self.prepared or self.dtype
+
+
+def _runtime(runtime: str, prepared: str) -> Contest:
+    return Contest("runtimes", "inference", prepared=prepared, runtime=runtime)
 
 
 CONTESTS = {
     "inference, eager fp32": Contest("inference", "inference"),
     "inference, as typed": Contest("inference", "inference", typed=True),
     "inference, compiled fp32": Contest("inference", "inference", compiled=True),
-    "prepared bf16 / eager bf16": Contest("prepared", "inference", "bf16", prepared=True),
+    "prepared bf16 / eager bf16": Contest("prepared", "inference", "bf16", prepared="bf16"),
     "prepared captured bf16 / eager bf16": Contest(
-        "prepared", "inference", "bf16", prepared=True, captured=True
+        "prepared", "inference", "bf16", prepared="bf16", captured=True
     ),
     "prepared compiled bf16 / compiled bf16": Contest(
-        "prepared", "inference", "bf16", compiled=True, prepared=True
+        "prepared", "inference", "bf16", compiled=True, prepared="bf16"
     ),
     "prepared compiled bf16 / eager fp32": Contest(
-        "prepared", "inference", prepared=True, compile_ours=True
+        "prepared", "inference", prepared="bf16", compile_ours=True
     ),
-    "prepared bf16 / eager fp32": Contest("prepared", "inference", prepared=True),
+    "prepared bf16 / eager fp32": Contest("prepared", "inference", prepared="bf16"),
+    "prepared / eager fp32": Contest("prepared", "inference", prepared=BY_DEFAULT),
+    "prepared / onnxruntime": _runtime("onnxruntime", BY_DEFAULT),
+    "prepared / openvino": _runtime("openvino", BY_DEFAULT),
+    "prepared fp32 / onnxruntime fp32": _runtime("onnxruntime", "fp32"),
+    "prepared fp32 / openvino fp32": _runtime("openvino", "fp32"),
     "training, eager fp32": Contest("training", "training"),
     "training, as typed": Contest("training", "training", typed=True),
     "training, compiled fp32": Contest("compiled_training", "training", compiled=True),
@@ -87,8 +102,15 @@ CONTESTS = {
 
 def why_not(contest: Contest, device: torch.device) -> str | None:
     """Why the contest says nothing on this device; None where it does."""
-    if contest.our_dtype == "bf16" and not computes_in_bfloat16(device):
+    if "bf16" in (contest.dtype, contest.prepared) and not computes_in_bfloat16(device):
         return "this device has no instructions for bfloat16 and would emulate it"
+    if contest.runtime:
+        if device.type != "cpu":
+            return "other runtimes are compared on CPUs"
+        if reason := why_no_runtime(contest.runtime):
+            return reason
+        if contest.prepared == "fp32" and not computes_in_bfloat16(device):
+            return f"here it is the same as prepared / {contest.runtime}, which is in float32"
     if contest.captured and device.type != "cuda":
         return "CUDA graphs need an NVIDIA GPU"
     if (contest.compiled or contest.ours_compiled) and not can_compile(device):
@@ -151,7 +173,7 @@ def our_entry(ours: ConvNeXtClassifier, images: Tensor, contest: Contest) -> Ent
         return _entry(OURS, model, model, images, contest, "NCHW")
     prepared, form = prepare(
         ours,
-        dtype=DTYPES[contest.our_dtype],
+        dtype=DTYPES[contest.our_dtype(images.device)],
         compile=contest.ours_compiled,
         capture=contest.captured,
     )
@@ -255,6 +277,7 @@ def run_contest(
     rounds: int = 7,
     finalists: int | None = None,
     layouts: Iterable[str] = tuple(LAYOUTS),
+    most_seconds: float | None = None,
 ) -> dict:
     """One row of the results: see docs/benchmarks/README.md for its fields.
 
@@ -265,6 +288,7 @@ def run_contest(
         size: N, H, W of the images.
         finalists: how many peers, the fastest of the trial, run in the rounds; None for all.
         layouts: those that each peer tries.
+        most_seconds: no further round begins after them; three are run in any case.
 
     Raises:
         DisagreementError: the outputs of a contestant are not ours.
@@ -275,13 +299,19 @@ def run_contest(
     images = random_images(ours, size, torch.Generator().manual_seed(1))
     reference = infer(ours, images).float()
     own = our_entry(ours, images, contest)
-    own_difference = difference(own, reference, tolerance(contest.our_dtype, images.device))
-    trials = [try_layouts(peer, ours, images, contest, layouts, reference) for peer in peers]
+    own_dtype = contest.our_dtype(images.device)
+    own_difference = difference(own, reference, tolerance(own_dtype, images.device))
+    if contest.runtime:
+        trials = [try_runtime(contest.runtime, ours, images, own_dtype, reference)]
+    else:
+        trials = [try_layouts(peer, ours, images, contest, layouts, reference) for peer in peers]
     trials.sort(key=lambda trial: min(trial.seconds.values()))
     running = [own, *(trial.entry for trial in trials[:finalists])]
     if contest.compiled or contest.prepared:
         own.run()  # a second call may compile again
-    measured = interleaved({entry.name: entry.run for entry in running}, rounds, images.device)
+    measured = interleaved(
+        {entry.name: entry.run for entry in running}, rounds, images.device, most_seconds
+    )
     row = {"contest": title, "size": list(size), **_outcome(running, measured, trials)}
     row["relative_differences"] = {OURS: own_difference} | {
         trial.entry.name: trial.difference for trial in trials
@@ -340,6 +370,17 @@ def try_layouts(
         if tried[layout] == min(tried.values()):
             fastest = entry
     return Trial(peer, fastest, tried, greatest)
+
+
+def try_runtime(
+    runtime: str, ours: ConvNeXtClassifier, images: Tensor, dtype: str, reference: Tensor
+) -> Trial:
+    """Our graph in another runtime, in our dtype or else in float32, compared with the reference."""
+    dtype = dtype if dtype in RUNTIMES[runtime][2] else "fp32"
+    name, run = exported(runtime, ours, images, dtype)
+    entry = Entry(f"{name} {dtype}", "NCHW", run)
+    found = difference(entry, reference, tolerance(dtype, images.device))
+    return Trial(runtime, entry, {"NCHW": seconds(run, images.device)}, found)
 
 
 def _outcome(running: list[Entry], measured: dict[str, list[float]], trials: list[Trial]) -> dict:

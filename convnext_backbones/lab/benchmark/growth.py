@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 
 from ...errors import UserError
 from ...network.classifier import ConvNeXtClassifier
 from ...network.variants import VARIANTS
 from .contests import CONTESTS, OURS, infer, our_entry, peer_entry, prepare, random_images
-from .machine import can_compile
+from .machine import can_compile, computes_in_bfloat16
 from .measuring import interleaved, peak_memory, seconds
 
 DOUBLING = ((256, 256), (256, 512), (512, 512), (512, 1024))  # each twice the area before
@@ -23,9 +24,14 @@ STREAM = (
 )  # fmt: skip
 
 
+def compiles(device: torch.device) -> bool:
+    """Is compile=True the fastest form there? In float32 on a CPU it gains nothing, and takes a minute."""
+    return can_compile(device) and (device.type != "cpu" or computes_in_bfloat16(device))
+
+
 def _our_forms(ours: ConvNeXtClassifier) -> tuple[dict[str, nn.Module], str]:
     """Name to model, of ours as it is and prepared as fast as the device allows; the latter's form."""
-    prepared, form = prepare(ours, compile=can_compile(next(ours.parameters()).device))
+    prepared, form = prepare(ours, compile=compiles(next(ours.parameters()).device))
     return {OURS: ours, "ours, prepared": prepared}, form
 
 
@@ -36,9 +42,10 @@ def measure_growth(
     layout: str = "NCHW",
     sizes: Iterable[tuple[int, int]] = DOUBLING,
     rounds: int = 7,
+    new_shapes: int = 3,
 ) -> dict:
     """Seconds and training memory against area, ours and a peer's, eager float32, one image; and
-    the first call at a new shape over the calls after it.
+    the first call at a new shape over the calls after it, for the first new_shapes of the sizes.
 
     In the result, growth and memory_growth list t(2A) / t(A) and the same of the memory.
     """
@@ -48,7 +55,9 @@ def measure_growth(
     result["growth"] = [b / a for a, b in itertools.pairwise(result["seconds"][OURS])]
     result["memory_growth"] = [b / a for a, b in itertools.pairwise(result["memory"][OURS])]
     forms, result["prepared"] = _our_forms(ours)
-    result["new_shape"] = {name: _new_shape(model, sizes[:3]) for name, model in forms.items()}
+    result["new_shape"] = {
+        name: _new_shape(model, sizes[:new_shapes]) for name, model in forms.items()
+    }
     return result
 
 

@@ -5,6 +5,7 @@ import importlib
 import importlib.metadata
 import platform
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,10 +13,11 @@ from torch import nn
 
 from ...kernels import processor
 from ...network.prepared import fastest_dtype
-from .measuring import seconds
+from .measuring import interleaved
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Size = tuple[int, int, int]  # N, H, W
+MOST_SECONDS = 2.0  # of the machine's speed in one kind of work
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
@@ -112,6 +114,8 @@ def traffic(arch: dict, size: Size, itemsize: int) -> float:
 def machine_speed(device: torch.device, rounds: int = 7) -> dict[str, float]:
     """Matrix products in FLOP/s per dtype, and a copy in bytes/s, read and written both counted.
 
+    The fastest of the rounds, which end after MOST_SECONDS each.
+
     bfloat16 only where the device computes in it: emulated, its speed is no limit of anything.
     """
     gpu = device.type == "cuda"
@@ -122,14 +126,20 @@ def machine_speed(device: torch.device, rounds: int = 7) -> dict[str, float]:
             continue
         a, b = torch.randn(2, side, side, device=device).to(dtype)
         a @ b
-        fastest = min(seconds(lambda a=a, b=b: a @ b, device) for _ in range(rounds))
+        fastest = _fastest(lambda a=a, b=b: a @ b, rounds, device)
         speeds[f"matrix product {name}, FLOP/s"] = 2 * side**3 / fastest
     source = torch.ones(length, device=device)
     target = torch.empty_like(source)
     target.copy_(source)
-    fastest = min(seconds(lambda: target.copy_(source), device) for _ in range(rounds))
+    fastest = _fastest(lambda: target.copy_(source), rounds, device)
     speeds["copy, bytes/s"] = 2 * source.numel() * source.element_size() / fastest
     return speeds
+
+
+def _fastest(run: Callable[[], object], rounds: int, device: torch.device) -> float:
+    """Seconds of the fastest call."""
+    (measured,) = interleaved({"": run}, rounds, device, MOST_SECONDS).values()
+    return min(measured)
 
 
 def limits(arch: dict, size: Size, dtype: str, speeds: dict[str, float]) -> dict[str, float]:

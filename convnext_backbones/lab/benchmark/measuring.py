@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 Key = TypeVar("Key", bound=Hashable)
+LEAST_ROUNDS = 3  # a median that one slow moment of the machine does not move
 
 
 class Ratio(NamedTuple):
@@ -48,11 +49,21 @@ def seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def interleaved(
-    runs: dict[Key, Callable[[], object]], rounds: int, device: torch.device
+    runs: dict[Key, Callable[[], object]],
+    rounds: int,
+    device: torch.device,
+    most_seconds: float | None = None,
 ) -> dict[Key, list[float]]:
-    """Seconds of each run in each round. Every round begins with another run than the last."""
+    """Seconds of each run in each round. Every round begins with another run than the last.
+
+    After most_seconds no further round begins; but LEAST_ROUNDS are run, or as many as were asked for.
+    """
     names, measured = list(runs), {name: [] for name in runs}
+    started = time.perf_counter()
     for i in range(rounds):
+        spent = most_seconds is not None and time.perf_counter() - started > most_seconds
+        if spent and i >= LEAST_ROUNDS:
+            break
         first = i % len(names)
         for name in names[first:] + names[:first]:
             measured[name].append(seconds(runs[name], device))

@@ -4,10 +4,13 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .allocation import GIVEN_BACK, KEPT
 from .contests import OURS
 from .figures import figures
 from .machine import slug
 from .plots import plot_area, plot_ratios
+
+LEAST_SHARE = 0.01  # of the time, to be told
 
 
 def contest_table(results: dict) -> list[tuple[str, ...]]:
@@ -21,13 +24,17 @@ def contest_table(results: dict) -> list[tuple[str, ...]]:
                 (network, row["contest"], size, "-", "-", f"skipped: {row['skipped']}", "")
             )
             continue
-        best, ratio_ = row["best_peer"], row["ratio"]
+        best = row["best_peer"]
         peer = f"{1000 * row['medians'][best]:.1f} ms {best}, {row['layouts'][best]}"
-        spread = f"{ratio_['median']:.2f} ({ratio_['low']:.2f} to {ratio_['high']:.2f})"
         memory = f"{row['memory_ratio']:.2f}" if "memory_ratio" in row else ""
         own = f"{1000 * row['medians'][OURS]:.1f} ms"
-        lines.append((network, row["contest"], size, own, peer, spread, memory))
+        lines.append((network, row["contest"], size, own, peer, _spread(row["ratio"]), memory))
     return lines
+
+
+def _spread(found: dict[str, float]) -> str:
+    """Median and quartiles."""
+    return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
 def figure_table(results: dict) -> list[tuple[str, ...]]:
@@ -66,6 +73,56 @@ def growth_table(results: dict) -> list[tuple[str, ...]]:
     return lines
 
 
+def model_table(results: dict) -> list[tuple[str, ...]]:
+    """Whole models with our backbone, beside the same with timm's."""
+    lines = [
+        ("model", "backbone", "work", "images", "ours", "timm's", "time ratio", "memory ratio")
+    ]
+    for row in results.get("models", []):
+        backbone = f"V{row['version']} tiny"
+        pictures = 1 if row["work"] == "inference" else row["pictures"]
+        size = "{}x3x{}x{}".format(pictures, *row["size"])
+        if "skipped" in row:
+            lines.append(
+                (row["model"], backbone, "", "", "-", "-", f"skipped: {row['skipped']}", "")
+            )
+            continue
+        own, other = (f"{1000 * row['medians'][name]:.0f} ms" for name in (OURS, "timm"))
+        lines.append((
+            row["model"], backbone, row["work"], size, own, f"{other}, {row['best_layout']}",
+            _spread(row["ratio"]), f"{row['memory_ratio']:.2f}",
+        ))  # fmt: skip
+    return lines
+
+
+def profile_table(results: dict) -> list[tuple[str, ...]]:
+    """Where the time of whole models goes with our backbone: parts, and the largest operators."""
+    lines = [("model", "backbone", "work", "parts", "largest operators")]
+    for row in results.get("models", []):
+        if "profile" in row:
+            shares = [
+                ", ".join(f"{name} {share:.0%}" for name, share in row["profile"][kind].items()
+                          if share >= LEAST_SHARE)
+                for kind in ("parts", "operators")
+            ]  # fmt: skip
+            lines.append((row["model"], f"V{row['version']} tiny", row["work"], *shares))
+    return lines
+
+
+def allocation_table(results: dict) -> list[tuple[str, ...]]:
+    """A training step with freed memory kept, beside one with it given back to the system."""
+    lines = [("network", "images", "kept", "given back", "time ratio", "page faults a step")]
+    for version, row in results.get("allocation", {}).items():
+        network, size = f"V{version}", "{}x3x{}x{}".format(*row["size"])
+        if "skipped" in row:
+            lines.append((network, size, "-", "-", f"skipped: {row['skipped']}", ""))
+            continue
+        kept, given_back = (f"{1000 * row['medians'][n]:.1f} ms" for n in (KEPT, GIVEN_BACK))
+        faults = " and ".join(f"{row['faults'][n]:.0f}" for n in (KEPT, GIVEN_BACK))
+        lines.append((network, size, kept, given_back, _spread(row["ratio"]), faults))
+    return lines
+
+
 def stream_table(results: dict) -> list[tuple[str, ...]]:
     lines = [("network", "contestant", "images", "seconds in all")]
     for version, stream in results["stream"].items():
@@ -94,6 +151,9 @@ def report(results: dict, plots: Iterable[str] = ()) -> str:
     tables = {
         "Contests": contest_table,
         "Figures to reach": figure_table,
+        "Freed memory": allocation_table,
+        "Whole models": model_table,
+        "Where their time goes": profile_table,
         "Growth with area": growth_table,
         "A stream of varying shapes": stream_table,
         "Start-up": start_up_table,
@@ -101,7 +161,10 @@ def report(results: dict, plots: Iterable[str] = ()) -> str:
     for title, table in tables.items():
         lines = table(results)
         if len(lines) > 1:
-            parts += [f"## {title}", as_markdown(lines)]
+            parts.append(f"## {title}")
+            if title == "Whole models":
+                parts.append("`{command}`, {date}".format(**results["models_run"]))
+            parts.append(as_markdown(lines))
         if title == "Contests" and (forms := prepared_forms(results)):
             parts.append("\n".join(f"- {line}" for line in forms))
     if results["left_out"]:
@@ -139,12 +202,25 @@ def prepared_forms(results: dict) -> list[str]:
     return [f"{where}: {form}" for where, form in forms.items()]
 
 
+def _beside(results: dict, path: Path) -> dict:
+    """The results with what an earlier run of the other kind has written."""
+    if not path.exists():
+        return results
+    earlier, own = json.loads(path.read_text()), ("models", "models_run")
+    if results["models"]:
+        return earlier | {key: results[key] for key in own}
+    return results | {key: earlier[key] for key in own if key in earlier}
+
+
 def write(results: dict, folder: Path) -> list[Path]:
-    """SLUG.json, SLUG.md and the plots SLUG-ratios.png and SLUG-area.png; returns their paths."""
+    """SLUG.json, SLUG.md and the plots SLUG-ratios.png and SLUG-area.png; returns their paths.
+
+    A run of whole models leaves the machine's other results as they are, and the other way round.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    machine = results["machine"]
-    name = slug(machine["processor"])
+    name = slug(results["machine"]["processor"])
     paths = [folder / f"{name}.json", folder / f"{name}.md"]
+    results = _beside(results, paths[0])
     paths[0].write_text(json.dumps(results | {"figures": figures(results)}, indent=1) + "\n")
     plots = []
     if any("ratio" in row for row in results["contests"]):
