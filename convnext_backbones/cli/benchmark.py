@@ -151,18 +151,24 @@ def run_contests(args, parts, version, ours, peers, results):
     import torch
 
     from ..lab.benchmark.contests import CONTESTS, run_contest, why_not
+    from ..lab.benchmark.machine import compiles_in_seconds
     from ..lab.benchmark.page import as_text, contest_table
 
     default = FULL if args.full else SIZES[args.device][: 1 if args.quick else None]
     sizes = args.sizes or default
     best = peers[0], "NCHW"
-    ranking = None
+    ranking, device = None, torch.device(args.device)
     for i, size in enumerate(sizes):
         first, eager = i < FIRST[args.device], ranking
         for title in contests_to_run(args, parts, first):
             contest = CONTESTS[title]
             row = {"version": version, "arch": args.arch, "contest": title, "size": list(size)}
-            if reason := why_not(contest, torch.device(args.device)):
+            reason = why_not(contest, device)
+            if args.quick and contest.ours_compiled and not compiles_in_seconds(device):
+                reason = (
+                    reason or "with --quick nothing is compiled by torch.compile on a CPU: a minute"
+                )
+            if reason:
                 row["skipped"] = reason
             else:
                 trying, layouts, finalists = field(args, contest, first, peers, eager)

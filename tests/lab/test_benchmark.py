@@ -227,6 +227,12 @@ def test_without_a_compiler_no_contest_compiles(monkeypatch):
     assert contests.why_not(contests.CONTESTS["inference, eager fp32"], CPU) is None
 
 
+def test_only_our_kernels_and_gpus_compile_in_seconds(monkeypatch):
+    mask(monkeypatch, "amx")
+    assert not machine.compiles_in_seconds(CPU)
+    assert machine.compiles_in_seconds(torch.device("cuda"))
+
+
 def test_a_prepared_network_comes_with_its_dtype_and_what_computes_it(monkeypatch):
     mask(monkeypatch, "amx")
     with warnings.catch_warnings():
@@ -363,7 +369,7 @@ def test_the_page_names_what_computed_the_prepared_networks(written):
     results, page = json.loads(path.read_text()), path.with_suffix(".md").read_text()
     ours = fill_randomly(ConvNeXtClassifier("atto", version=2))
     with uncompiled():
-        _, form = contests.prepare(ours, compile=growth.compiles(CPU))
+        _, form = contests.prepare(ours, compile=machine.compiles_in_seconds(CPU))
     assert results["growth"]["2"]["prepared"] == form
     assert f"growth, ours prepared: {form}" in page
     assert f"growth, ours prepared: {form}" in printed

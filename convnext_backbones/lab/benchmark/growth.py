@@ -6,14 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
-import torch
 from torch import nn
 
 from ...errors import UserError
 from ...network.classifier import ConvNeXtClassifier
 from ...network.variants import VARIANTS
 from .contests import CONTESTS, OURS, infer, our_entry, peer_entry, prepare, random_images
-from .machine import can_compile, computes_in_bfloat16
+from .machine import compiles_in_seconds
 from .measuring import interleaved, peak_memory, seconds
 
 DOUBLING = ((256, 256), (256, 512), (512, 512), (512, 1024))  # each twice the area before
@@ -24,14 +23,9 @@ STREAM = (
 )  # fmt: skip
 
 
-def compiles(device: torch.device) -> bool:
-    """Is compile=True the fastest form there? In float32 on a CPU it gains nothing, and takes a minute."""
-    return can_compile(device) and (device.type != "cpu" or computes_in_bfloat16(device))
-
-
 def _our_forms(ours: ConvNeXtClassifier) -> tuple[dict[str, nn.Module], str]:
     """Name to model, of ours as it is and prepared as fast as the device allows; the latter's form."""
-    prepared, form = prepare(ours, compile=compiles(next(ours.parameters()).device))
+    prepared, form = prepare(ours, compile=compiles_in_seconds(next(ours.parameters()).device))
     return {OURS: ours, "ours, prepared": prepared}, form
 
 

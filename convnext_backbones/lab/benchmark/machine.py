@@ -83,6 +83,14 @@ def can_compile(device: torch.device) -> bool:
     return device.type != "cpu" or processor.cxx_compiler() is not None
 
 
+def compiles_in_seconds(device: torch.device) -> bool:
+    """Does prepare_for_inference(compile=True) build kernels of ours there, or for a GPU?
+
+    On other CPUs it is torch.compile, which takes a minute a network and gains little.
+    """
+    return can_compile(device) and (device.type != "cpu" or processor.processor_has("amx_bf16"))
+
+
 # ---- its speed, and the computed limit ---------------------------------------------------------
 def flops(arch: dict, size: Size) -> float:
     """Two per multiply-accumulate, of the trunk's convolutions and pointwise layers."""
