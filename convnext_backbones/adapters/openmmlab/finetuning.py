@@ -35,9 +35,9 @@ from ...pretraining.networks import options_of
 from ...pretraining.outcome import Outcome, print_classes, save_confusion, save_mistakes
 from ...recipes.finetuning import Chosen, FineTuningRecipe, fine_tuning_recipe
 from ...runs import preparation, report
-from ...runs.commands import called, leave_group
+from ...runs.commands import called
 from ...runs.sample import SHRUNK_DEPTHS, SHRUNK_DIMS
-from ...runs.whole_files import logs_end_quietly, written_whole
+from ...runs.whole_files import written_whole
 from . import own_runs, run
 from .checkpoints import read_training_checkpoint
 from .registration import register
@@ -168,13 +168,7 @@ FUNCTIONS.register_module(module=labelled_batch, force=True)
 # ---- a run ---------------------------------------------------------------------------------------
 def finetune(args: Namespace) -> None:
     """Fine-tune as the command line says, and leave a classifier, curves, confusions and mistakes."""
-    run.quiet_warnings()
-    cfg, settings = prepared(args)
-    with logs_end_quietly():
-        run.train(cfg, resume=args.resume)
-    if is_main_process():
-        finish(cfg, settings, args)
-    leave_group()
+    own_runs.carry_out(args, prepared, finish)
 
 
 def prepared(args: Namespace) -> tuple[Config, dict]:

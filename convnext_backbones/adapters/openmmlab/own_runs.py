@@ -7,6 +7,7 @@ pictures that cannot be read, stops where the loss is not finite (run.py).
 import json
 import os
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 from mmengine.config import Config
@@ -17,8 +18,9 @@ from mmengine.registry import HOOKS
 from ...errors import UserError
 from ...network.variants import VARIANTS, Variant, nearest
 from ...runs import preparation
+from ...runs.commands import leave_group
 from ...runs.guards import Limits
-from ...runs.whole_files import text_written_whole
+from ...runs.whole_files import logs_end_quietly, text_written_whole
 from . import run
 from .guards import set_limits
 from .registration import register
@@ -102,6 +104,25 @@ def made(config: dict, name: str, args: Namespace) -> Config:
     run.fit_to_device(cfg)
     preparation.check_writable(Path(cfg.work_dir))
     return cfg
+
+
+def carry_out(
+    args: Namespace,
+    prepared: Callable[[Namespace], tuple[Config, dict]],
+    finish: Callable[[Config, dict, Namespace], None],
+) -> None:
+    """Train by the config of the command line, and let the main process finish what is left of it.
+
+    Args:
+        prepared: the config, and the settings that say which run it is.
+    """
+    run.quiet_warnings()
+    cfg, settings = prepared(args)
+    with logs_end_quietly():
+        run.train(cfg, resume=args.resume)
+    if is_main_process():
+        finish(cfg, settings, args)
+    leave_group()
 
 
 # ---- which run it is -----------------------------------------------------------------------------

@@ -26,10 +26,10 @@ from ...pretraining.pictures import (
 )
 from ...recipes.pretraining import PRETRAINING, pretraining_recipe
 from ...runs import preparation, report
-from ...runs.commands import called, leave_group
+from ...runs.commands import called
 from ...runs.sample import SHRUNK_DEPTHS, SHRUNK_DIMS, WIDTH, ensure_sample_data
 from ...runs.visualize import save_grid, spread
-from ...runs.whole_files import logs_end_quietly, written_whole
+from ...runs.whole_files import written_whole
 from . import own_runs, run
 from .checkpoints import read_training_checkpoint
 from .registration import register
@@ -113,13 +113,7 @@ FUNCTIONS.register_module(module=unlabelled_batch, force=True)
 # ---- a run ---------------------------------------------------------------------------------------
 def pretrain(args: Namespace) -> None:
     """Pretrain as the command line says, and leave weights, curves and a picture of what is completed."""
-    run.quiet_warnings()
-    cfg, settings = prepared(args)
-    with logs_end_quietly():
-        run.train(cfg, resume=args.resume)
-    if is_main_process():
-        finish(cfg, settings, args)
-    leave_group()
+    own_runs.carry_out(args, prepared, finish)
 
 
 def prepared(args: Namespace) -> tuple[Config, dict]:
