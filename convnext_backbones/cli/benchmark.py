@@ -46,7 +46,7 @@ SIZES = {
 }
 FIRST = {"cpu": 1, "cuda": 2}
 # With --quick: seconds after which a contest begins no further round, beyond the least of three.
-MOST_SECONDS = 4.0
+MOST_SECONDS = 2.0
 # The same of a whole model's training step or inference; by whether --quick.
 MOST_SECONDS_OF_MODELS = {False: 60.0, True: 10.0}
 FULL = ((1, 224, 224), (64, 224, 224), (1, 512, 512), (2, 512, 512), (1, 800, 1344), (2, 800, 1344))
@@ -247,7 +247,7 @@ def measure(args, results):
                 ours,
                 None if args.quick else best,
                 layout=layout,
-                sizes=growth.DOUBLING[: 3 if args.quick else None],
+                sizes=growth.DOUBLING[: 2 if args.quick else None],
                 rounds=3 if args.quick else args.rounds,
                 new_shapes=1 if args.quick else 3,
             )

@@ -106,7 +106,7 @@ def compare_models(
     found (what inference found) and profile: parts and operators, name to share of the time with ours.
 
     Raises:
-        DisagreementError: other losses, or other things found.
+        DisagreementError: the other backbone gives other losses.
     """
     device = next(ours.model.parameters()).device
     greatest = max(_difference(title, ours, model) for model in theirs.values())
@@ -131,7 +131,7 @@ def compare_models(
             "memory": memory,
             "memory_ratio": memory[OURS] / memory["timm"],
             "difference": greatest,
-            "found": ours.found() if work == "inference" else None,
+            "found": own(),
             "profile": profile(own, ours.parts),
         }
 
@@ -147,7 +147,7 @@ def _run(whole: WholeModel, work: str) -> Callable[[], object]:
         with torch.inference_mode():
             return whole.found()
 
-    return step if work == "training" else infer
+    return step if work == "training" else infer  # the former gives nothing
 
 
 def _begin(whole: WholeModel, *, training: bool) -> None:
