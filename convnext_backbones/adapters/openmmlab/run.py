@@ -81,6 +81,12 @@ class QuietRunner(Runner):
     """MMEngine's runner, with a console that leaves out what is in the log file anyway, and with
     several processes on CPUs."""
 
+    def build_visualizer(self, visualizer=None):
+        """The run's own: by the name that configs give theirs, a second run of a process gets the first's."""
+        if isinstance(visualizer, dict):
+            visualizer = {**visualizer, "name": self.experiment_name}
+        return super().build_visualizer(visualizer)
+
     def build_model(self, model):
         with preparation.refused("model"):
             return super().build_model(model)

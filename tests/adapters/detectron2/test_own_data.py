@@ -168,7 +168,7 @@ def test_void_0_means_that_the_maps_hold_one_more(name, tmp_path):
     meta = MetadataCatalog.get(name)
     assert (meta.evaluator_type, meta.ignore_label) == ("sem_seg_labels_from_1", 255)
     for wrong, words in (
-        (dict(palette=[[0, 0, 0]]), "3 classes and 1 colours"),
+        (dict(palette=[[0, 0, 0]]), "3 classes and 1 colour;"),
         (dict(void=-1), "void=-1"),
     ):
         with pytest.raises(UserError, match=words):
