@@ -93,12 +93,13 @@ def of_instances(found: dict, classes: Classes, wanted: str | None, score: float
     boxes, labels, scores = (
         found[key].detach().cpu().numpy() for key in ("boxes", "labels", "scores")
     )
-    good = scores >= score
+    sized = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)  # an empty mask has a box without area
+    good = (scores >= score) & sized
     number = None
     if wanted is not None:
         number = class_number(wanted, names, len(names) or int(labels.max(initial=-1)) + 1)
     elif good.any():
-        number = int(labels[scores.argmax()])
+        number = int(labels[np.where(good, scores, -1).argmax()])
     chosen = good if number is None else good & (labels == number)
     if not chosen.any():
         what = "nothing" if number is None else class_name(names, number)
@@ -109,9 +110,21 @@ def of_instances(found: dict, classes: Classes, wanted: str | None, score: float
             f"{what} is found with a score of {score:g} or more; the best are: {seen or 'none'}; take a lower "
             "--score, or --method eigencam, which is of no class"
         )
-    aim = _targets().FasterRCNNBoxScoreTarget(labels[chosen], boxes[chosen])
+    aim = _scores_of_class(
+        number, _targets().FasterRCNNBoxScoreTarget(labels[chosen], boxes[chosen])
+    )
     words = f"{class_name(names, number)}: the scores of {int(chosen.sum())}"
     return Aim(aim, words, boxes[chosen], labels[chosen], scores[chosen])
+
+
+def _scores_of_class(number: int, target: Callable[[dict], Tensor]) -> Callable[[dict], Tensor]:
+    """The target among the objects of a class: it takes the box that overlaps most, of whatever class."""
+
+    def of_class(found: dict) -> Tensor:
+        same = found["labels"] == number
+        return target({key: found[key][same] for key in ("boxes", "labels", "scores")})
+
+    return of_class
 
 
 def of_nothing(words: str) -> Aim:

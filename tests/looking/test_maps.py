@@ -197,3 +197,18 @@ def test_a_detectors_target_is_the_scores_of_the_objects_of_a_class():
     nothing = dict(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=int), scores=torch.zeros(0))
     with pytest.raises(UserError, match="the best are: none"):
         targets.of_instances(nothing, Classes(NAMES), None, 0.3)
+
+
+def test_an_object_under_another_classes_box_has_its_own_score():
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10]])
+    scores = torch.tensor([0.4, 0.9], requires_grad=True)
+    found = dict(boxes=boxes, labels=torch.tensor([1, 0]), scores=scores)
+    aim = targets.of_instances(found, Classes(("ant", "bee")), None, 0.3)
+    aim.target(found).sum().backward()
+    assert scores.grad.tolist() == [0, 1]
+
+
+def test_an_object_without_area_is_not_looked_for():
+    found = dict(boxes=torch.zeros(1, 4), labels=torch.tensor([1]), scores=torch.tensor([0.9]))
+    with pytest.raises(UserError, match="nothing is found"):
+        targets.of_instances(found, Classes(("ant", "bee")), None, 0.3)

@@ -196,7 +196,7 @@ MISTAKES = {
     "one name for several": (MASKS, "val_dataloader = dict(dataset=dict(metainfo=dict(classes=['a,b'])))\n", [], r'write \("a", "b"\)'),
     "a list for metainfo": (MASKS, "val_dataloader = dict(dataset=dict(metainfo=[dict(classes=('a',))]))\n", [], "must be dict"),
     "a class twice": (MASKS, "val_dataloader = dict(dataset=dict(metainfo=dict(classes=('a', 'a'))))\n", [], "names 'a' more than once"),
-    "a palette of another length": (MASKS, "val_dataloader = dict(dataset=dict(metainfo=dict(palette=[(1, 2, 3)])))\n", [], "palette has 1 colours for"),
+    "a palette of another length": (MASKS, "val_dataloader = dict(dataset=dict(metainfo=dict(palette=[(1, 2, 3)])))\n", [], "palette has 1 colour for 80 classes"),
     "classes of the training data alone": (MASKS, "val_dataloader = dict(dataset=dict(metainfo=dict(classes=('a',))))\n", [], "disagree about the number of classes"),
     # numbers, metrics, files
     "no validation interval": (SEMANTIC, "", ["train_cfg.val_interval=0"], "val_interval is 0; it must be a whole number from 1"),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 pytest.importorskip("mmdet")
@@ -188,6 +189,7 @@ def test_pixels_that_count_for_no_class_and_padding_are_told_apart(tmp_path):
 )  # fmt: skip
 def test_what_every_kind_of_head_says_follows_from_the_stages_by_gradients(name, tmp_path):
     config = host.load_config(str(ROOT / f"configs/{name}.py"), sample=True, shrink=True)
+    torch.manual_seed(0)
     model = host.build_model(config, "cpu")
     model.cfg, model.test_pipeline = config, pipeline_of(config)
     model.dataset_meta = dict(classes=("a", "b", "c", "d", "e"))
