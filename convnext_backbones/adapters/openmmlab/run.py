@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+import time
 import warnings
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -80,6 +81,15 @@ NOISE = re.compile("|".join(LINES.noise))
 class QuietRunner(Runner):
     """MMEngine's runner, with a console that leaves out what is in the log file anyway, and with
     several processes on CPUs."""
+
+    begun = 0  # in which second the last one of this process began
+
+    def setup_env(self, env_cfg) -> None:
+        """In a second of its own: by it MMEngine names a run's logger, and two of a name would be one."""
+        while int(time.time()) == QuietRunner.begun:
+            time.sleep(0.02)
+        QuietRunner.begun = int(time.time())
+        super().setup_env(env_cfg)
 
     def build_visualizer(self, visualizer=None):
         """The run's own: by the name that configs give theirs, a second run of a process gets the first's."""

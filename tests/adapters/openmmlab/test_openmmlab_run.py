@@ -1,5 +1,6 @@
 """Configs and options of MMDetection and MMSegmentation that cannot be run: a sentence each."""
 
+import time
 from argparse import Namespace
 from pathlib import Path
 
@@ -77,3 +78,14 @@ def test_a_model_that_cannot_be_built_is_refused(option, words):
     runner = object.__new__(run.QuietRunner)  # without data, log and work directory
     with pytest.raises(UserError, match=words):
         runner.build_model(cfg.model)
+
+
+def test_runs_that_begin_at_once_have_names_of_their_own(monkeypatch):
+    names = []
+    monkeypatch.setattr(
+        run.Runner, "setup_env", lambda self, env_cfg: names.append(time.strftime("%S"))
+    )
+    runner = run.QuietRunner.__new__(run.QuietRunner)
+    runner.setup_env({})
+    runner.setup_env({})
+    assert len(set(names)) == 2

@@ -1,6 +1,5 @@
 """`pretrain` as a user runs it, small: what it leaves, what it goes on from, what it refuses."""
 
-import itertools
 import json
 import os
 import re
@@ -49,17 +48,6 @@ def pictures(tmp_path_factory):
     (root / "masks/0").mkdir(parents=True)
     Image.fromarray(rng.integers(0, 3, (60, 80), dtype=np.uint8)).save(root / "masks/0/p0.png")
     return root
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _names_of_their_own():
-    """MMEngine keeps a run's log and visualizer by a name that counts seconds, and two may begin in one."""
-    count, plain = itertools.count(), pretraining._config
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            pretraining, "_config", lambda *a: plain(*a) | dict(experiment_name=f"run{next(count)}")
-        )
-        yield
 
 
 def pretrained(*arguments) -> int:
