@@ -1,6 +1,7 @@
 """Reading checkpoints: every format, and nothing that a file wants to run or to cost."""
 
 import argparse
+import codecs
 import contextlib
 import copy
 import copyreg
@@ -366,6 +367,8 @@ def test_an_object_beside_the_tensors_is_not_built_and_the_tensors_are_read(
 @contextlib.contextmanager
 def no_object_is_made():
     """Whoever looks up a class of OBJECTS while this holds is seen."""
+    for codec in ("latin-1", "raw_unicode_escape"):  # of pickled text; Python imports a codec once
+        codecs.lookup(codec)
     looked_up = []
 
     def audit(event, arguments):

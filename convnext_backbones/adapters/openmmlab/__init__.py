@@ -17,11 +17,15 @@ except ImportError as error:
         "(or onedl-mmengine, the maintained fork)"
     ) from error
 
-from .backbone import ConvNeXt, ConvNeXtV2
-from .early_stopping import StopEarly
-from .guards import Guard
-from .optimizer import ConvNeXtLayerDecay
-from .patches import (
+from ...console import hide
+
+hide(("mmengine", "mmdet", "mmseg"))  # what they print while they are imported
+
+from .backbone import ConvNeXt, ConvNeXtV2  # noqa: E402
+from .early_stopping import StopEarly  # noqa: E402
+from .guards import Guard  # noqa: E402
+from .optimizer import ConvNeXtLayerDecay  # noqa: E402
+from .patches import (  # noqa: E402
     COCO_CLASSES,
     EXACT_RESUME,
     GUARDS,

@@ -83,7 +83,7 @@ def test_a_model_that_cannot_be_built_is_refused(option, words):
 def test_runs_that_begin_at_once_have_names_of_their_own(monkeypatch):
     names = []
     monkeypatch.setattr(
-        run.Runner, "setup_env", lambda self, env_cfg: names.append(time.strftime("%S"))
+        run.Runner, "setup_env", lambda self, env_cfg: names.append(int(time.time()))
     )
     runner = run.QuietRunner.__new__(run.QuietRunner)
     runner.setup_env({})
