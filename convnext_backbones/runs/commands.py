@@ -107,9 +107,8 @@ def _run_here(host: Host, args: Namespace, config) -> None:
         if host.is_main_process():
             report.print_metrics(report.metrics_of(metrics), checkpoint)
     else:
-        quiet = contextlib.nullcontext() if getattr(args, "debug", False) else logs_end_quietly()
         started = time.monotonic()
-        with quiet:
+        with logs_end_quietly(getattr(args, "debug", False)):
             trained = host.train(config, resume=args.resume)
         if host.is_main_process():
             finish(host, config, trained, time.monotonic() - started)

@@ -136,9 +136,12 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 
 # ---- logs ----------------------------------------------------------------------------------------
 @contextlib.contextmanager
-def logs_end_quietly() -> Iterator[None]:
+def logs_end_quietly(debug: bool = False) -> Iterator[None]:
     """Inside, neither Python's logging nor a thread that writes event files prints a stack trace where the disk
-    is full: what the run itself fails to write says so."""
+    is full: what the run itself fails to write says so. With --debug both do."""
+    if debug:
+        yield
+        return
     of_threads, of_handlers = threading.excepthook, logging.Handler.handleError
 
     def thread_ended(args) -> None:

@@ -118,7 +118,7 @@ def carry_out(
     """
     run.quiet_warnings()
     cfg, settings = prepared(args)
-    with logs_end_quietly():
+    with logs_end_quietly(getattr(args, "debug", False)):
         run.train(cfg, resume=args.resume)
     if is_main_process():
         finish(cfg, settings, args)

@@ -1,8 +1,6 @@
 """`finetune` as a user runs it, small: what it leaves, where that loads, what it goes on from, what it refuses."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +15,10 @@ pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 
 from class_pictures import write_classes
+from own_runs import break_loss, printed_lines, status_of, stopped_in
 
 from convnext_backbones import create_backbone, create_classifier
-from convnext_backbones.adapters.openmmlab import finetuning, own_runs
+from convnext_backbones.adapters.openmmlab import finetuning
 from convnext_backbones.checkpoints import inspect_checkpoint, load_pretrained, read_checkpoint
 from convnext_backbones.cli import run
 from convnext_backbones.network.classifier import ConvNeXtClassifier
@@ -45,20 +44,14 @@ def data(tmp_path_factory):
 
 
 def finetuned(*arguments) -> int:
-    """The command's exit status."""
-    try:
-        return run("finetune", [*SMALL, *map(str, arguments)])
-    except SystemExit as end:
-        return end.code
+    return status_of("finetune", *SMALL, *arguments)
 
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
     """A run's folder and what it printed."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        lines = []
-        patch.setattr("builtins.print", lambda *a, **k: lines.append(" ".join(map(str, a))))
+    with printed_lines() as lines:
         assert finetuned("--data", data, "--shrink", "--lr", "2e-3", "--work-dir", folder) == 0
     return folder, "\n".join(lines)
 
@@ -125,19 +118,11 @@ def test_a_runs_own_checkpoint_names_its_classes_too(finished):
     assert all(v.equal(state_of(finished[0])[k]) for k, v in model.state_dict().items())
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(finished, data, tmp_path, monkeypatch, capsys):
-    plain = own_runs.Throughput.after_train_iter
-
-    def stopping(self, runner, *args, **kwargs):
-        plain(self, runner, *args, **kwargs)
-        if runner.iter == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(own_runs.Throughput, "after_train_iter", stopping)
+def test_a_stopped_run_goes_on_to_the_same_weights(finished, data, tmp_path, capsys):
     options = ["--data", data, "--shrink", "--lr", "2e-3", "--work-dir", tmp_path]
-    assert finetuned(*options) == 143
+    with stopped_in(4):
+        assert finetuned(*options) == 143
     assert "--resume" in capsys.readouterr().err
-    monkeypatch.setattr(own_runs.Throughput, "after_train_iter", plain)
     assert finetuned(*options, "--epochs", "5", "--resume") == 2
     assert "was begun with epochs 3 (now 5)" in capsys.readouterr().err
     assert finetuned(*options, "--resume") == 0
@@ -146,15 +131,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(finished, data, tmp_path, mon
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, monkeypatch, capsys):
-    plain = finetuning.FineTunedClassifier.parse_losses
-
-    def broken(self, losses):
-        broken.calls += 1
-        factor = float("nan") if broken.calls > 4 else 1.0
-        return plain(self, {name: loss * factor for name, loss in losses.items()})
-
-    broken.calls = 0
-    monkeypatch.setattr(finetuning.FineTunedClassifier, "parse_losses", broken)
+    break_loss(monkeypatch, finetuning.FineTunedClassifier, sound=4)
     options = ["--data", data, "--shrink", "--work-dir", tmp_path, "--not-finite", "2"]
     assert finetuned(*options) == 2
     said = capsys.readouterr().err

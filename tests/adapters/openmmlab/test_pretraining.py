@@ -1,9 +1,7 @@
 """`pretrain` as a user runs it, small: what it leaves, what it goes on from, what it refuses."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +15,11 @@ pytest.importorskip("mmdet")
 pytest.importorskip("mmseg")
 
 from mmengine.config import Config
+from own_runs import break_loss, printed_lines, status_of, stopped_in
 
 from convnext_backbones import create_backbone
-from convnext_backbones.adapters.openmmlab import own_runs, pretraining
+from convnext_backbones.adapters.openmmlab import pretraining
 from convnext_backbones.checkpoints import inspect_checkpoint, load_pretrained, read_checkpoint
-from convnext_backbones.cli import run
 from convnext_backbones.network.convnext import ConvNeXt, ConvNeXtV2
 from convnext_backbones.pretraining import FCMAE, fcmae
 from convnext_backbones.pretraining.files import load_fcmae, official_state
@@ -51,20 +49,14 @@ def pictures(tmp_path_factory):
 
 
 def pretrained(*arguments) -> int:
-    """The command's exit status."""
-    try:
-        return run("pretrain", [*SMALL, *map(str, arguments)])
-    except SystemExit as end:
-        return end.code
+    return status_of("pretrain", *SMALL, *arguments)
 
 
 @pytest.fixture(scope="module")
 def finished(pictures, tmp_path_factory):
     """A run's folder and what it printed."""
     folder = tmp_path_factory.mktemp("run") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        lines = []
-        patch.setattr("builtins.print", lambda *a, **k: lines.append(" ".join(map(str, a))))
+    with printed_lines() as lines:
         assert pretrained("--images", pictures, "--work-dir", folder) == 0
     return folder, "\n".join(lines)
 
@@ -135,21 +127,11 @@ def test_its_config_is_the_runs_own(finished):
     assert model.fcmae.encoder.dims == SHRUNK_DIMS
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights(
-    finished, pictures, tmp_path, monkeypatch, capsys
-):
-    plain = own_runs.Throughput.after_train_iter
-
-    def stopping(self, runner, *args, **kwargs):
-        plain(self, runner, *args, **kwargs)
-        if runner.iter == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(own_runs.Throughput, "after_train_iter", stopping)
+def test_a_stopped_run_goes_on_to_the_same_weights(finished, pictures, tmp_path, capsys):
     options = ["--images", pictures, "--work-dir", tmp_path]
-    assert pretrained(*options) == 143
+    with stopped_in(4):
+        assert pretrained(*options) == 143
     assert "--resume" in capsys.readouterr().err
-    monkeypatch.setattr(own_runs.Throughput, "after_train_iter", plain)
     assert pretrained(*options, "--epochs", "8", "--resume") == 2
     assert "was begun with epochs 4 (now 8)" in capsys.readouterr().err
     assert pretrained(*options, "--resume") == 0
@@ -160,15 +142,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_file(
     pictures, tmp_path, monkeypatch, capsys
 ):
-    plain = pretraining.FCMAEModel.parse_losses
-
-    def broken(self, losses):
-        broken.calls += 1
-        factor = float("nan") if broken.calls > 5 else 1.0
-        return plain(self, {name: loss * factor for name, loss in losses.items()})
-
-    broken.calls = 0
-    monkeypatch.setattr(pretraining.FCMAEModel, "parse_losses", broken)
+    break_loss(monkeypatch, pretraining.FCMAEModel, sound=5)
     assert pretrained("--images", pictures, "--work-dir", tmp_path, "--not-finite", "2") == 2
     said = capsys.readouterr().err
     assert "loss is not finite in step 7" in said
@@ -274,6 +248,7 @@ import sys
 
 import torch
 from mmengine.config import Config
+from own_runs import break_loss, printed_lines, status_of, stopped_in
 from mmengine.runner import FlexibleRunner
 
 config, work_dir = sys.argv[1:]
