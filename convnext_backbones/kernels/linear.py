@@ -57,6 +57,14 @@ def linear_add(x: Tensor, weight: Tensor, bias: Tensor, added: Tensor) -> Tensor
     return F.linear(x, weight, bias) + added
 
 
+def linear_add_each(x: Tensor, weights: Tensor, bias: Tensor, added: Tensor) -> Tensor:
+    """The same of each image of x by a weight of its own: (N, C, K), and a bias, (C,) or (N, 1, C)."""
+    biases = bias.expand(len(x), 1, -1).squeeze(1)
+    images = zip(x, weights, biases, added, strict=True)
+    found = [linear_add(*image) for image in images]
+    return found[0][None] if len(found) == 1 else torch.stack(found)
+
+
 def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
     """a @ b of (T, K) and (K, C), in the memory of `out` or in its own."""
     if multiplies(a):

@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..kernels import amx, processor
 from ..kernels.dispatch import changed
 from ..kernels.grn import ROWS, energy, fast_energy, grn_scale
-from ..kernels.linear import fuses, linear_add, linear_gelu
+from ..kernels.linear import fuses, linear_add, linear_add_each, linear_gelu
 from .classifier import ConvNeXtClassifier
 from .convnext import (
     Block,
@@ -506,10 +506,7 @@ class PreparedBlock(nn.Module):
         y = linear_gelu(y, self.weight1, self.bias1)
         if self.grn_gamma is None:
             return linear_add(y, self.weight2, self.bias2, shortcut)
-        weights = self._weights(y, inside)
-        images = zip(y, weights, shortcut, strict=True)
-        images = [linear_add(image, weight, self.bias2, x) for image, weight, x in images]
-        return images[0][None] if len(images) == 1 else torch.stack(images)
+        return linear_add_each(y, self._weights(y, inside), self.bias2, shortcut)
 
     def _weights(self, y: Tensor, inside: Tensor | None) -> Tensor:
         """The second weight of each image, (N, C, 4C)."""

@@ -362,9 +362,7 @@ def evaluate(cfg: Config, checkpoint: str) -> dict[str, float]:
         runner = QuietRunner.from_cfg(cfg)
     preparation.tell_run(runner.model, runner.logger.log_file)
     runner.register_hook(Progress())
-    model = runner.model
-    while hasattr(model, "module"):  # below test-time augmentation and DDP
-        model = model.module
+    model = _innermost(runner.model)
     trained.tell_weights(load_trained(model, checkpoint))
     return {**runner.test(), **scores_of(runner.test_evaluator)}
 
@@ -420,10 +418,7 @@ def read_warnings(work_dir: Path) -> Iterator[str]:
 
 def optimized(cfg: Config, runner: Runner) -> Optimized:
     """The log holds the learning rate of the first group."""
-    model = runner.model
-    while hasattr(model, "module"):
-        model = model.module
-    return Optimized(model, runner.optim_wrapper.param_groups)
+    return Optimized(_innermost(runner.model), runner.optim_wrapper.param_groups)
 
 
 def examples(cfg: Config, runner: Runner, count: int) -> Iterator[Example]:
@@ -431,12 +426,17 @@ def examples(cfg: Config, runner: Runner, count: int) -> Iterator[Example]:
     weights that were saved: EMA's, where EMA made them."""
     if not cfg.get("val_dataloader"):
         return
-    dataset, model = runner.val_dataloader.dataset, runner.model.eval()
-    while hasattr(model, "module"):
-        model = model.module
+    dataset, model = runner.val_dataloader.dataset, _innermost(runner.model.eval())
     if checkpoint := best_checkpoint(cfg) or last_checkpoint(cfg):
         load_trained(model, str(checkpoint))
     yield from _seen(dataset, model, _chosen(dataset, count))
+
+
+def _innermost(model: torch.nn.Module) -> torch.nn.Module:
+    """Below DDP and test-time augmentation."""
+    while hasattr(model, "module"):
+        model = model.module
+    return model
 
 
 def _chosen(dataset, count: int) -> list[int]:
@@ -457,9 +457,7 @@ def _seen(dataset, model: torch.nn.Module, indices: Sequence[int]) -> Iterator[E
 def _rows(runner: Runner, chosen: list[int]) -> Iterator[list[np.ndarray]]:
     """Picture, truth and prediction of validation pictures by the weights of now, for trackers; `chosen` keeps
     which ones."""
-    dataset, model = runner.val_dataloader.dataset, runner.model
-    while hasattr(model, "module"):
-        model = model.module
+    dataset, model = runner.val_dataloader.dataset, _innermost(runner.model)
     chosen[:] = chosen or _chosen(dataset, trackers.SHOWN)
     host = sys.modules[__name__]
     return prediction_rows(host, _seen(dataset, model, chosen), trackers.SCORE)
