@@ -38,7 +38,7 @@ ROOMS = {
     "recipes/writers": "checkpoints jinja2 network/variants recipes",
     "create": "checkpoints errors network network/variants",
     "data": "checkpoints console defusedxml errors jinja2 network/variants numpy PIL recipes recipes/writers supervision yaml",
-    "pretraining": "checkpoints console data errors matplotlib network network/preprocessing network/refusals numpy PIL recipes rich runs "
+    "pretraining": "checkpoints console data errors kernels matplotlib network network/preprocessing network/refusals numpy PIL recipes rich runs "
     "safetensors sklearn timm torch torchvision",
     "runs": "checkpoints console cv2 data errors export filelock matplotlib mlflow network network/wrappers numpy PIL pycocotools rich runs/page shapely torch torchvision wandb",
     "export": "checkpoints cv2 data errors network network/preprocessing network/selection network/variants numpy onnxruntime onnxscript openvino PIL torch "

@@ -17,21 +17,25 @@ from . import depthwise
 from .grn import grn_scale, grn_scale_backward, wide_dtype
 from .linear import multiplies, product, weight_gradient
 from .steps import (
+    Inside,
     Settings,
     Weights,
     cast,
+    counted,
     gelu,
     norm,
     parts_of,
+    put_back,
     scales_layer,
     scales_weight,
     scratch,
     seen,
+    taken,
 )
 
 
 class Kept(NamedTuple):
-    """What the forward pass keeps beside its input."""
+    """What the forward pass keeps beside its input; (N, V, 1, ..) of a Visible."""
 
     y: Tensor  # (N, H, W, C), the depthwise convolution's result
     mean: Tensor  # (N, H, W, 1), of LayerNorm, as rstd, 1 / std
@@ -44,7 +48,7 @@ def backward(
     gradient: Tensor,
     x: Tensor,
     keep: Tensor | None,
-    inside: Tensor | None,
+    inside: Inside,
     kept: Kept,
     weights: Weights,
     settings: Settings,
@@ -56,7 +60,7 @@ def backward(
     """
     w = cast(weights, settings)
     normed, _, _ = norm(kept.y, w, settings.norm_eps)
-    branch = _of_branch(gradient, keep, normed)
+    branch = _of_branch(gradient, keep, inside, normed)
     if w.grn_gamma is None:
         second = _Second(branch, w)
     elif scales_weight(*normed.shape[1:]):
@@ -70,7 +74,7 @@ def backward(
         of_normed.view_as(kept.y).to(wide), kept.y.to(wide), w.norm.shape, kept.mean, kept.rstd,
         w.norm, w.norm_bias, (True, True, True),
     )  # fmt: skip
-    of_y = of_y.to(normed.dtype)
+    of_y = on_zeros(of_y.to(normed.dtype), x, inside)
     of_x, of_dwconv, of_dwconv_bias = depthwise.backward(
         of_y.permute(0, 3, 1, 2), seen(x, inside), w.dwconv, settings.dilation, needs[:2]
     )
@@ -92,9 +96,15 @@ def backward(
     )
 
 
-def _of_branch(gradient: Tensor, keep: Tensor | None, normed: Tensor) -> Tensor:
+def on_zeros(rows: Tensor, x: Tensor, inside: Inside) -> Tensor:
+    """The (N, H, W, C) gradient of the depthwise convolution's result, from that of what was taken of it."""
+    n, c, height, width = x.shape
+    return put_back(rows, rows.new_zeros(1).expand(n, height, width, c), inside)
+
+
+def _of_branch(gradient: Tensor, keep: Tensor | None, inside: Inside, normed: Tensor) -> Tensor:
     """(N, T, C): the gradient of what drop path multiplies."""
-    out = gradient.permute(0, 2, 3, 1).reshape(normed.shape)
+    out = taken(gradient.permute(0, 2, 3, 1), inside).reshape(normed.shape)
     if keep is not None:
         out = out * keep.view(-1, 1, 1).to(out.dtype)
     return out.to(normed.dtype)
@@ -177,11 +187,12 @@ class _Second:
 class _Scale:
     """GRN's factor (N, 1, 4C), and what its gradient gives: those of gamma and of the energies."""
 
-    def __init__(self, kept: Kept, inside: Tensor | None, weights: Weights, settings: Settings):
+    def __init__(self, kept: Kept, inside: Inside, weights: Weights, settings: Settings):
         self.gamma, self.eps = weights.grn_gamma, settings.grn_eps
         scale, self.norm = grn_scale(kept.energy, self.gamma, self.eps)
         self.factor = scale[:, None].to(settings.dtype)
-        self.counted = None if inside is None else inside.flatten(1).to(settings.dtype)
+        counts = counted(inside)
+        self.counted = None if counts is None else counts.to(settings.dtype)
         self.of_energy, self.of_gamma = torch.empty_like(kept.energy), 0
 
     def take(self, images: slice, gradient: Tensor) -> None:

@@ -10,10 +10,11 @@ The plain reference is Block.forward in convnext.py. The same steps in another a
   of the factors are taken from that of the second weight, without another pass over a map.
 - On a CPU, what is 4C wide and not kept is computed for a part of the positions at a time and stays
   in the cache.
+- Of a Visible, what follows the depthwise convolution is computed for its positions alone.
 - Under autocast convolution and linear layers are in autocast's dtype, statistics in float32. Layer
   scale and the residual sum are in the data type that the plain steps give them.
 
-Between the pointwise layers maps are (N, T, C) and (N, T, 4C), T being H * W positions.
+Between the pointwise layers maps are (N, T, C) and (N, T, 4C), T being H * W positions, or those of a Visible.
 """
 
 import torch
@@ -25,38 +26,45 @@ from .depthwise import in_its_layout
 from .grn import energy, fast_energy, grn_scale, wide_dtype
 from .linear import linear, linear_gelu
 from .steps import (
+    Inside,
     Settings,
+    Visible,
     Weights,
     cast,
+    counted,
     depthwise,
     gelu,
+    mask_of,
     norm,
     parts_of,
     put,
+    put_back,
     scratch,
     second_half,
     seen,
+    taken,
 )
 
 
 def fast_block(
-    x: Tensor, keep: Tensor | None, inside: Tensor | None, weights: Weights, settings: Settings
+    x: Tensor, keep: Tensor | None, inside: Inside, weights: Weights, settings: Settings
 ) -> Tensor:
     """(N, C, H, W) channels-last to the same.
 
-    keep: (N, 1, 1, 1) factors of the branch. inside: (N, H, W), False where a batch is padding.
+    keep: (N, 1, 1, 1) factors of the branch. inside: (N, H, W), False where a batch is padding; or what of it
+    is visible. With settings.kernels there is no padding.
     """
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights)):
         weights = weights._replace(dwconv=in_its_layout(weights.dwconv))
         return _Block.apply(x, keep, inside, settings, *weights)
     with torch.autocast(x.device.type, enabled=False):
         if settings.kernels:
-            return _by_kernels(x, keep, weights, settings, training=False)[0]
+            return _by_kernels(x, keep, inside, weights, settings, training=False)[0]
         return _inference(x, keep, inside, weights, settings)
 
 
 def plain_block(
-    x: Tensor, keep: Tensor | None, inside: Tensor | None, weights: Weights, settings: Settings
+    x: Tensor, keep: Tensor | None, inside: Inside, weights: Weights, settings: Settings
 ) -> Tensor:
     """The same in the steps of Block.forward: for gradients of gradients, and for comparison."""
     w = cast(weights, settings)
@@ -64,12 +72,14 @@ def plain_block(
     y = F.layer_norm(y.to(w.norm.dtype), y.shape[-1:], w.norm, w.norm_bias, settings.norm_eps)
     y = F.gelu(F.linear(y.to(settings.dtype), w.pwconv1, w.pwconv1_bias))
     if w.grn_gamma is not None:
-        scale, _ = grn_scale(energy(y, inside), weights.grn_gamma, settings.grn_eps)
+        scale, _ = grn_scale(energy(y, mask_of(inside)), weights.grn_gamma, settings.grn_eps)
         y = y * scale[:, None, None].to(y.dtype) + w.grn_beta
     y = F.linear(y, w.pwconv2, w.pwconv2_bias)
     if w.gamma is not None:
         y = y * w.gamma
     y = y.permute(0, 3, 1, 2)
+    if isinstance(inside, Visible):
+        y = seen(y, inside)
     return (y if keep is None else y * keep.to(y.dtype)) + x.to(settings.stream)
 
 
@@ -77,12 +87,13 @@ def plain_block(
 
 
 def _inference(
-    x: Tensor, keep: Tensor | None, inside: Tensor | None, weights: Weights, settings: Settings
+    x: Tensor, keep: Tensor | None, inside: Inside, weights: Weights, settings: Settings
 ) -> Tensor:
     w = cast(weights, settings)
     y = depthwise(seen(x.to(settings.dtype), inside), w, settings).permute(0, 2, 3, 1)
+    y = taken(y, inside)
     normed, _, _ = norm(y, w, settings.norm_eps)
-    shortcut = _shortcut(x, normed, settings)
+    shortcut = _shortcut(x, inside, normed, settings)
     if w.grn_gamma is None:
         second, _ = second_half(shortcut, keep, None, w)
         parts = parts_of(normed)
@@ -92,27 +103,27 @@ def _inference(
             out = put(out, part, parts, second.of(part[0])(a, shortcut[part]))
     else:
         a = linear_gelu(normed, w.pwconv1, w.pwconv1_bias)
-        counted = None if inside is None else inside.flatten(1)
-        scale, _ = grn_scale(fast_energy(a, counted), weights.grn_gamma, settings.grn_eps)
+        scale, _ = grn_scale(fast_energy(a, counted(inside)), weights.grn_gamma, settings.grn_eps)
         second, scale = second_half(shortcut, keep, scale, w)
         if scale is not None:
             a *= scale
         out = second(a, shortcut)
-    return out.view(y.shape).permute(0, 3, 1, 2)  # NHWC -> NCHW
+    out = put_back(out.view(y.shape), x.to(settings.stream).permute(0, 2, 3, 1), inside)
+    return out.permute(0, 3, 1, 2)  # NHWC -> NCHW
 
 
-def _shortcut(x: Tensor, normed: Tensor, settings: Settings) -> Tensor:
+def _shortcut(x: Tensor, inside: Inside, normed: Tensor, settings: Settings) -> Tensor:
     """x as (N, T, C) in the data type of the residual sum."""
-    return x.to(settings.stream).permute(0, 2, 3, 1).reshape_as(normed)
+    return taken(x.to(settings.stream).permute(0, 2, 3, 1), inside).reshape_as(normed)
 
 
-def _by_kernels(x, keep, weights, settings, *, training):
+def _by_kernels(x, keep, inside, weights, settings, *, training):
     """As _forward, and _inference without training, by the GPU kernels that settings name."""
     from .triton import passes  # here: Triton is large, and not everywhere
 
     with torch.cuda.device_of(x):
-        out, kept = passes.forward(x, keep, weights, settings, training=training)
-    return _as_map(out, out.shape), kept
+        out, kept = passes.forward(x, keep, inside, weights, settings, training=training)
+    return _as_map(out), kept
 
 
 # With gradients
@@ -124,17 +135,17 @@ class _Block(torch.autograd.Function):
         weights = Weights(*weights)
         with torch.autocast(x.device.type, enabled=False):
             if settings.kernels:
-                out, kept = _by_kernels(x, keep, weights, settings, training=True)
+                out, kept = _by_kernels(x, keep, inside, weights, settings, training=True)
             else:
                 out, kept = _forward(x, keep, inside, weights, settings)
-        ctx.save_for_backward(x, keep, inside, *kept, *weights)
-        ctx.settings = settings
+        ctx.save_for_backward(x, keep, *kept, *weights)
+        ctx.inside, ctx.settings = inside, settings
         return out
 
     @staticmethod
     def backward(ctx, gradient):
-        x, keep, inside, y, mean, rstd, z, energy, *weights = ctx.saved_tensors
-        weights, settings = Weights(*weights), ctx.settings
+        x, keep, y, mean, rstd, z, energy, *weights = ctx.saved_tensors
+        weights, inside, settings = Weights(*weights), ctx.inside, ctx.settings
         needs = (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
         with torch.autocast(x.device.type, enabled=False):
             if torch.is_grad_enabled() or _batched(gradient):
@@ -148,7 +159,7 @@ class _Block(torch.autograd.Function):
 
                     with torch.cuda.device_of(x):
                         of_x, of_weights = passes.backward(
-                            gradient, x, keep, kept, weights, settings, needs
+                            gradient, x, keep, inside, kept, weights, settings, needs
                         )
                 else:
                     of_x, of_weights = backward(
@@ -184,19 +195,20 @@ def _forward(x, keep, inside, weights, settings):
     """The result, and what the backward pass keeps beside x."""
     w = cast(weights, settings)
     y = depthwise(seen(x.to(settings.dtype), inside), w, settings).permute(0, 2, 3, 1)
+    y = taken(y, inside)
     normed, mean, rstd = norm(y, w, settings.norm_eps)
     z = linear(normed, w.pwconv1, w.pwconv1_bias)
     parts = parts_of(normed)
     memory = scratch(0, z[parts[0]])  # of a, for a part
     energy = scale = a = None
     if w.grn_gamma is not None:
-        energy = z.new_zeros(len(z), z.shape[2], dtype=wide_dtype(z))
+        energy, counts = z.new_zeros(len(z), z.shape[2], dtype=wide_dtype(z)), counted(inside)
         for part in parts:
             a = gelu(z[part], memory)
-            counted = None if inside is None else inside.flatten(1)[part]
-            energy[part[0]] += fast_energy(a, counted)
+            of_part = None if counts is None else counts[part]
+            energy[part[0]] += fast_energy(a, of_part)
         scale, _ = grn_scale(energy, weights.grn_gamma, settings.grn_eps)
-    shortcut = _shortcut(x, normed, settings)
+    shortcut = _shortcut(x, inside, normed, settings)
     second, scale = second_half(shortcut, keep, scale, w)
     out = normed  # takes its place part by part: the backward pass computes it again
     for part in parts:
@@ -205,15 +217,16 @@ def _forward(x, keep, inside, weights, settings):
         if scale is not None:
             a *= scale[part[0]]
         out = put(out, part, parts, second.of(part[0])(a, shortcut[part]))
-    return _as_map(out, y.shape), Kept(y, mean, rstd, z, energy)
+    out = put_back(out.view(y.shape), x.to(settings.stream).permute(0, 2, 3, 1), inside)
+    return _as_map(out), Kept(y, mean, rstd, z, energy)
 
 
-def _as_map(out: Tensor, shape: torch.Size) -> Tensor:
-    """(N, T, C) as the (N, C, H, W) map in the same memory.
+def _as_map(out: Tensor) -> Tensor:
+    """(N, H, W, C) as the (N, C, H, W) map in the same memory.
 
     A tensor of its own, not a view: no operator may write into a view that a Function returns.
     """
-    n, height, width, c = shape
+    n, height, width, c = out.shape
     strides = (height * width * c, 1, width * c, c)
     storage = out.untyped_storage()
     return out.new_empty(0).set_(storage, out.storage_offset(), (n, c, height, width), strides)

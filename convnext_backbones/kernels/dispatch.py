@@ -5,7 +5,8 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from .block import Settings, Weights, fast_block
+from .block import fast_block
+from .steps import Inside, Settings, Weights
 from .triton import choice as triton_choice
 
 enabled = True  # False: every block runs the plain steps of Block.forward
@@ -27,19 +28,20 @@ def why_not(block: nn.Module, x: Tensor) -> str | None:
     return weights_or_reason(block, x)[1]
 
 
-def run(block: nn.Module, x: Tensor, inside: Tensor | None) -> Tensor | None:
+def run(block: nn.Module, x: Tensor, inside: Inside) -> Tensor | None:
     """What block(x, inside) gives, (N, C, H, W) channels-last to the same; None: by the plain steps."""
     weights, reason = weights_or_reason(block, x)
     if reason is not None:
         return None
-    kernels = _triton_kernels(block, x) if x.is_cuda and inside is None else None
+    padded = isinstance(inside, Tensor)
+    kernels = _triton_kernels(block, x) if x.is_cuda and not padded else None
     if x.is_cuda and not kernels:
         return None
     return compute(block, x, inside, weights, kernels)
 
 
 def compute(
-    block: nn.Module, x: Tensor, inside: Tensor | None, weights: Weights, kernels: dict | None
+    block: nn.Module, x: Tensor, inside: Inside, weights: Weights, kernels: dict | None
 ) -> Tensor:
     """As run, once that is settled: by these GPU kernels, or without any."""
     dtype = arithmetic(x)

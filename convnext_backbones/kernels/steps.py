@@ -56,9 +56,50 @@ def norm_is_wide(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16 and x.device.type == "cpu"
 
 
-def seen(x: Tensor, inside: Tensor | None) -> Tensor:
+class Visible(NamedTuple):
+    """As many positions of each image, which alone are computed: a masked autoencoder's.
+
+    A block's result is elsewhere its input, or whatever its plain steps make of it.
+    """
+
+    mask: Tensor  # (N, H, W), True where a position is one of them
+    rows: Tensor  # (N * V,), their places among the N * H * W, image by image
+
+
+Inside = Tensor | Visible | None  # (N, H, W), False in padding; None: all positions count
+
+
+def mask_of(inside: Inside) -> Tensor | None:
+    """(N, H, W), True where a position counts; None where all do."""
+    return inside.mask if isinstance(inside, Visible) else inside
+
+
+def counted(inside: Inside) -> Tensor | None:
+    """(N, T), which of the positions that are computed count; None where all do."""
+    return None if inside is None or isinstance(inside, Visible) else inside.flatten(1)
+
+
+def seen(x: Tensor, inside: Inside) -> Tensor:
     """What the depthwise convolution sees: zeros in padding, as beyond the map."""
-    return x if inside is None else x * inside[:, None].to(x.dtype)
+    mask = mask_of(inside)
+    return x if mask is None else x * mask[:, None].to(x.dtype)
+
+
+def taken(x: Tensor, inside: Inside) -> Tensor:
+    """The positions of an (N, H, W, C) map that are computed: (N, V, 1, C) of what is visible, else all."""
+    if not isinstance(inside, Visible):
+        return x
+    rows = x.reshape(-1, x.shape[3]).index_select(0, inside.rows)
+    return rows.view(len(x), -1, 1, x.shape[3])
+
+
+def put_back(rows: Tensor, onto: Tensor, inside: Inside) -> Tensor:
+    """taken the other way round: an (N, H, W, C) map, `onto` where no row comes from."""
+    if not isinstance(inside, Visible):
+        return rows
+    onto = onto.clone(memory_format=torch.contiguous_format)
+    onto.view(-1, onto.shape[3]).index_copy_(0, inside.rows, rows.reshape(-1, onto.shape[3]))
+    return onto
 
 
 def depthwise(x: Tensor, w: Weights, settings: Settings) -> Tensor:

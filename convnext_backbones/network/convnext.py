@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from ..kernels import dispatch
 from ..kernels.depthwise import in_its_layout
 from ..kernels.grn import wide_dtype
-from ..kernels.steps import norm_is_wide
+from ..kernels.steps import Inside, mask_of, norm_is_wide
 from .activations import ACTIVATIONS, check_activation
 from .geometry import drop_path_rates, strides_and_dilations
 from .padding import Sizes, inside_masks
@@ -142,6 +142,7 @@ class Block(nn.Module):
 
     V1 scales the branch by gamma (layer scale, arXiv:2103.17239); V2 has GRN instead. The
     depthwise convolution sees zeros where `inside`, (N, H, W), is False, as it does beyond the map.
+    Of a masked autoencoder's Visible the fast paths compute the visible positions alone.
     """
 
     parts = dispatch.standard_parts(  # which a fast path takes as they are here, and no others
@@ -184,11 +185,11 @@ class Block(nn.Module):
         if self.gamma is not None:
             nn.init.constant_(self.gamma, self.layer_scale_init_value)
 
-    def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, inside: Inside = None) -> Tensor:
         fast = dispatch.run(self, x, inside)  # the steps below in another arrangement, faster
         if fast is not None:
             return fast
-        shortcut = x
+        shortcut, inside = x, mask_of(inside)
         if inside is not None:
             x = x * inside[:, None]
         x = self.dwconv(x)

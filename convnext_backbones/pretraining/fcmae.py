@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
+from ..kernels.steps import Inside, mask_of
 from ..network.convnext import INIT_STD, Block, ConvNeXt, ConvNeXtV2, init_weights
 from ..network.refusals import check_images
 from . import masks
@@ -52,9 +53,9 @@ class Reconstruction(NamedTuple):
 class _OfVisible:
     """A backbone that computes visible positions alone; called, so that FSDP and hooks see it."""
 
-    def forward(self, images: Tensor, visible: list[Tensor]) -> Tensor:
-        """(N, C, H, W) and a mask for each stage, True where it is visible, to the last stage's map."""
-        return self._maps(images, visible)[-1] * visible[-1][:, None]
+    def forward(self, images: Tensor, visible: list[Inside]) -> Tensor:
+        """(N, C, H, W) and for each stage what of it is visible, to the last stage's map."""
+        return self._maps(images, visible)[-1] * mask_of(visible[-1])[:, None]
 
 
 class _EncoderV1(_OfVisible, ConvNeXt):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..kernels.steps import Inside, Visible
 
 
 def grid_of(height: int, width: int, unit: int) -> tuple[int, int]:
@@ -54,14 +55,33 @@ def random_mask(
 
 def visible_maps(
     mask: Tensor, grid: tuple[int, int], unit: int, strides: tuple[int, ...]
-) -> list[Tensor]:
-    """For each stride the (N, H // stride, W // stride) positions that are visible, True, of an (N, units) mask."""
-    visible = mask.view(-1, *grid) == 0
+) -> list[Inside]:
+    """For each stride the (N, H // stride, W // stride) positions that are visible, True, of an (N, units) mask.
+
+    Where as many are in each image, with their places.
+    """
+    visible = mask == 0
+    least, most = visible.sum(1).aminmax()
+    as_many = bool(least == most)
+    if as_many:
+        units = (~visible).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(most)]
     maps = []
     for stride in strides:
         scale = unit // stride
-        maps.append(visible.repeat_interleave(scale, 1).repeat_interleave(scale, 2))
+        inside = visible.view(-1, *grid)
+        inside = inside.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+        maps.append(Visible(inside, _places(units, grid, scale)) if as_many else inside)
     return maps
+
+
+def _places(units: Tensor, grid: tuple[int, int], scale: int) -> Tensor:
+    """(N, V) units of scale x scale positions to their positions among those of all N maps, (N * V * scale**2,)."""
+    images = torch.arange(len(units), device=units.device).view(-1, 1, 1, 1)
+    within = torch.arange(scale, device=units.device)
+    units = units[..., None, None]
+    row = (images * grid[0] + units // grid[1]) * scale + within[:, None]
+    column = units % grid[1] * scale + within
+    return (row * (grid[1] * scale) + column).flatten()
 
 
 def units_of(images: Tensor, unit: int) -> Tensor:

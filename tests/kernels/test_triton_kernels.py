@@ -52,18 +52,19 @@ triton_linear.ELEMENTWISE_CONFIGS = (tile,)
 
 torch.manual_seed(0)
 
-def given(x, keep, weights, dtype, kernels=None):
+def given(x, keep, weights, dtype, kernels=None, inside=None):
     # what a block is called with: (N, C, H, W)
     keep = None if keep is None else keep.view(-1, 1, 1, 1)
     settings = Settings(1, 1e-6, 1e-6, dtype or x.dtype, x.dtype, kernels)
-    return x.permute(0, 3, 1, 2), keep, None, Weights(**weights), settings
+    return x.permute(0, 3, 1, 2), keep, inside, Weights(**weights), settings
 
-def triton_block(x, keep=None, dtype=None, use=KERNELS, **weights):
+def triton_block(x, keep=None, dtype=None, use=KERNELS, inside=None, **weights):
     kernels = {name: {} for name in use} or {"none": {}}
-    return block_module.fast_block(*given(x, keep, weights, dtype, kernels)).permute(0, 2, 3, 1)
+    out = block_module.fast_block(*given(x, keep, weights, dtype, kernels, inside))
+    return out.permute(0, 2, 3, 1)
 
-def plain_block(x, keep=None, dtype=None, **weights):
-    return block_module.plain_block(*given(x, keep, weights, dtype)).permute(0, 2, 3, 1)
+def plain_block(x, keep=None, dtype=None, inside=None, **weights):
+    return block_module.plain_block(*given(x, keep, weights, dtype, None, inside)).permute(0, 2, 3, 1)
 
 def block(n, h, w, c, version, dtype=torch.float32):
     t = {
@@ -135,6 +136,33 @@ def test_a_wrong_kernel_fails_the_comparison():
             print(error)
     """
     assert "linear_gelu v1 on (1, 3, 4, 16)" in in_interpreter(code)
+
+
+@needs_triton
+@pytest.mark.parametrize("version", [1, 2])
+def test_of_what_is_visible_a_block_has_the_values_and_gradients_of_the_plain_one(version):
+    code = f"""
+        from convnext_backbones.kernels.steps import Visible
+        from convnext_backbones.kernels.triton import passes
+        rows = torch.tensor([0, 5, 6, 11, 17, 18, 19, 23, 30, 35])  # 5 of each map's 18
+        mask = torch.zeros(36, dtype=torch.bool).index_fill_(0, rows, True).view(2, 3, 6)
+        t = block(2, 3, 6, 20, {version})
+        gradient, keep = torch.randn(2, 3, 6, 20), torch.tensor([0.8, 1.25])
+        exact = {{k: v.double() for k, v in t.items()}}
+        exact = outcome(plain_block, exact, gradient, keep, inside=Visible(mask, rows))
+        kernel, plain = passes.KERNELS["linear_gelu"]
+        def counted(x, *args, **options):
+            assert x.shape == (2, 5, 1, 20), x.shape
+            return kernel(x, *args, **options)
+        passes.KERNELS["linear_gelu"] = counted, plain
+        found = outcome(triton_block, t, gradient, keep, inside=Visible(mask, rows))
+        for name in exact:
+            assert error(found[name], exact[name]) < 3e-6, name
+        assert torch.equal(found["out"][~mask], t["x"][~mask])
+        with torch.no_grad():
+            assert torch.equal(triton_block(**t, keep=keep, inside=Visible(mask, rows)), found["out"])
+    """
+    in_interpreter(BEGINNING + textwrap.dedent(code))
 
 
 @needs_triton

@@ -9,7 +9,7 @@ from sparse_reference import loss_and_prediction
 from convnext_backbones import create_backbone
 from convnext_backbones.checkpoints import CheckpointError, load_pretrained
 from convnext_backbones.errors import UserError
-from convnext_backbones.kernels import dispatch
+from convnext_backbones.kernels import block, dispatch
 from convnext_backbones.network.convnext import GRN, ConvNeXt, ConvNeXtV2
 from convnext_backbones.network.variants import VARIANTS
 from convnext_backbones.pretraining import FCMAE, fcmae, masks
@@ -71,6 +71,28 @@ def test_it_computes_what_a_reference_computes_that_has_visible_positions_alone(
             parameter.copy_(parameter.grad)
     for name, gradient in official_state(model).items():
         torch.testing.assert_close(gradient, theirs[name].grad, atol=1e-9, rtol=1e-9, msg=name)
+
+
+def test_the_fast_path_computes_the_visible_positions_alone(monkeypatch):
+    monkeypatch.setattr(dispatch, "SMALLEST", 0)
+    computed, linear = [], block.linear
+    monkeypatch.setattr(block, "linear", lambda x, *w: computed.append(x.shape[1]) or linear(x, *w))
+    mask = masks.random_mask(3, 12, 0.6)
+    small().encode(pictures(), mask)
+    small(version=1).encode(pictures(), mask).sum().backward()
+    seen = int((mask[0] == 0).sum())
+    assert computed == 2 * [4 * seen, seen, seen]
+
+
+def test_images_may_show_different_numbers_of_units(path):
+    model, images, mask = small(), pictures(), torch.zeros(3, 12)
+    mask[0, :3] = mask[1, 2:9] = mask[2, 11:] = 1
+    together = model(images, mask)
+    alone = [model(images[i : i + 1], mask[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(together.prediction, torch.cat([one.prediction for one in alone]))
+    units = mask.sum(1)
+    expected = sum(one.loss * n for one, n in zip(alone, units, strict=True)) / units.sum()
+    torch.testing.assert_close(together.loss, expected)
 
 
 def test_removed_pixels_change_nothing_that_is_seen_and_get_no_gradient(path):

@@ -1,6 +1,7 @@
 """The forward and the backward pass of a block on a GPU, out of Triton kernels and plain operators.
 
-What block.py and backward.py are for a CPU, without parts and without padding:
+What block.py and backward.py are for a CPU, without parts and without padding; of a Visible, what follows
+the depthwise convolution is computed for its positions alone:
 
     depthwise_norm         depthwise 7x7, bias, LayerNorm
     linear_gelu            pointwise C -> 4C, GELU, and the sums of squares that GRN needs
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor
 
 from .. import grn as plain_grn
-from ..backward import Kept
-from ..steps import Settings, Weights
+from ..backward import Kept, on_zeros
+from ..steps import Inside, Settings, Visible, Weights, put_back, seen, taken
 from . import depthwise, linear, small
 
 # name -> what runs as a kernel, and its plain twin
@@ -45,15 +46,23 @@ _KEEPS_SUMS = "dtype" in torch.ops.aten.mm.overloads()  # from torch 2.8 on
 
 
 def forward(
-    x: Tensor, keep: Tensor | None, w: Weights, settings: Settings, *, training: bool
+    x: Tensor,
+    keep: Tensor | None,
+    inside: Inside,
+    w: Weights,
+    settings: Settings,
+    *,
+    training: bool,
 ) -> tuple[Tensor, Kept | None]:
     """The (N, H, W, C) result for an (N, C, H, W) map; and in training what the backward pass keeps."""
     dtype = settings.dtype
-    x = _rows(x)
     normed, y, mean, rstd = _run(
-        settings, "depthwise_norm", x, w.dwconv, w.dwconv_bias, w.norm, w.norm_bias,
+        settings, "depthwise_norm", _rows(seen(x, inside)), w.dwconv, w.dwconv_bias, w.norm, w.norm_bias,
         settings.norm_eps, dtype=dtype, keep_y=training,
     )  # fmt: skip
+    normed, mean, rstd = (taken(t, inside) for t in (normed, mean, rstd))
+    y = taken(y, inside) if training else None
+    stream = _rows(x).to(settings.stream)
     with_grn = w.grn_gamma is not None
     a, z, energy = _run(
         settings, "linear_gelu", normed, w.pwconv1.to(dtype), w.pwconv1_bias,
@@ -64,16 +73,17 @@ def forward(
         scale, _ = _run(settings, "grn_scale", energy, w.grn_gamma, settings.grn_eps)
         bias = torch.addmv(bias, w.pwconv2, w.grn_beta)
     out = _run(
-        settings, "linear_scale_residual", a, w.pwconv2.to(dtype), bias, x.to(settings.stream),
+        settings, "linear_scale_residual", a, w.pwconv2.to(dtype), bias, taken(stream, inside),
         scale=scale, gamma=w.gamma, keep=None if keep is None else keep.flatten(),
     )  # fmt: skip
-    return out, Kept(y, mean, rstd, z, energy) if training else None
+    return put_back(out, stream, inside), Kept(y, mean, rstd, z, energy) if training else None
 
 
 def backward(
     gradient: Tensor,
     x: Tensor,
     keep: Tensor | None,
+    inside: Inside,
     kept: Kept,
     w: Weights,
     settings: Settings,
@@ -82,7 +92,8 @@ def backward(
     """As backward.backward: the gradients of x, (N, C, H, W), and of the weights."""
     dtype, z = settings.dtype, kept.z
     along_shortcut = _rows(gradient)
-    branch = along_shortcut if keep is None else along_shortcut * keep.view(-1, 1, 1, 1)
+    branch = taken(along_shortcut, inside)
+    branch = branch if keep is None else branch * keep.view(-1, 1, 1, 1)
     narrow = dtype == torch.float16 and w.gamma is not None
     if narrow:
         unscaled, branch = branch, branch * w.gamma
@@ -115,12 +126,15 @@ def backward(
     )  # fmt: skip
     of_pwconv1 = _product(of_z, normed)
     del of_z, normed, of_normed
+    of_y = on_zeros(of_y, x, inside)
     of_x = of_dwconv = None
     if needs[0]:
         of_x = _run(settings, "depthwise_input_gradient", of_y, w.dwconv, along_shortcut)
+        if isinstance(inside, Visible):
+            of_x = torch.where(inside.mask[..., None], of_x, along_shortcut.to(of_x.dtype))
         of_x = of_x.permute(0, 3, 1, 2)  # NHWC -> NCHW
     if needs[1]:
-        of_dwconv = _run(settings, "depthwise_weight_gradient", _rows(x), of_y)
+        of_dwconv = _run(settings, "depthwise_weight_gradient", _rows(seen(x, inside)), of_y)
     return of_x, Weights(
         dwconv=of_dwconv,
         dwconv_bias=of_dwconv_bias,
