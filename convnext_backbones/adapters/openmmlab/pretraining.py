@@ -289,7 +289,8 @@ def reconstruction_rows(model: FCMAEModel, cfg: Config) -> list[list]:
     mean, std = model.data_preprocessor.mean, model.data_preprocessor.std
     completed = model.fcmae.completed(images, result) * std + mean
     grid = settings.size[0] // UNIT, settings.size[1] // UNIT
-    removed = ~masks.visible_maps(result.mask, grid, UNIT, (1,))[0][:, None]
+    removed = (result.mask == 1).view(-1, 1, *grid)
+    removed = removed.repeat_interleave(UNIT, 2).repeat_interleave(UNIT, 3)
     seen = torch.where(removed, GREY, pixels)
     shown = (pixels, seen, completed.round().clamp(0, 255).to(torch.uint8))
     columns = [images.permute(0, 2, 3, 1).contiguous().numpy() for images in shown]
