@@ -48,7 +48,7 @@ class Budget(NamedTuple):
     """Of the runs. passes: of a detector over 100 % of the pictures; the steps are the same for a part of them,
     as its pictures are a whole number of batches, too."""
 
-    epochs: int = 600
+    epochs: int = 400
     pretrain_size: int = 128
     pretrain_batch: int = 41  # five batches of 205 pictures
     passes: int = 8
