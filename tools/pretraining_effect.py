@@ -52,7 +52,7 @@ class Budget(NamedTuple):
     pretrain_size: int = 128
     pretrain_batch: int = 41  # five batches of 205 pictures
     passes: int = 8
-    detector_size: int = 224
+    detector_size: int = 192
     detector_batch: int = 5  # 41 batches of 205 pictures, four of 20
 
 
@@ -249,7 +249,7 @@ def probe(work: Path) -> None:
 
 def detect(work: Path, budget: Budget, starts: Sequence[str], jobs: int) -> None:
     """Train and test every detector that has no result yet, some at a time."""
-    wanted = [(share, seed, start) for start in starts for share in SHARES for seed in SEEDS]
+    wanted = [(share, seed, start) for seed in SEEDS for start in starts for share in SHARES]
     with ThreadPoolExecutor(jobs) as pool:
         runs = [pool.submit(detector, work, budget, *which) for which in wanted]
         try:
