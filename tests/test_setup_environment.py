@@ -92,6 +92,16 @@ def test_merged_mmcv_units_hold_every_operator_once(tmp_path):
     assert all((folder / "cpu" / line.split('"')[1]).exists() for line in unit[1:])
 
 
+def test_torch_names_the_standard_that_mmcv_compiles_with(tmp_path):
+    """mmcv 2.1.0 names C++14 and 17; torch 2.14 needs 20."""
+    text = "flags = {'nvcc': [cuda, '-std=c++14'] if cuda else ['-std=c++14'], 'cxx': ['-Wall', '-std=c++17']}"
+    (tmp_path / "setup.py").write_text(text)
+    setup_env.let_torch_name_the_standard(tmp_path)
+    names = {"cuda": "-g"}
+    exec((tmp_path / "setup.py").read_text(), names)
+    assert names["flags"] == {"nvcc": ["-g"], "cxx": ["-Wall"]}
+
+
 def test_a_finished_environment_is_left_alone(environment, monkeypatch, capsys):
     for name in ("setup.py", "pyproject.toml"):
         shutil.copy(ROOT / name, setup_env.ROOT)

@@ -24,7 +24,14 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from setup_environment import REQUIREMENTS, ROOT, SetupError, merge_mmcv_sources, pinned
+from setup_environment import (
+    REQUIREMENTS,
+    ROOT,
+    SetupError,
+    let_torch_name_the_standard,
+    merge_mmcv_sources,
+    pinned,
+)
 
 FOUND = ROOT / "convnext_backbones" / "doctor" / "tried.json"
 PAGE = ROOT / "docs" / "compatibility.md"
@@ -141,6 +148,7 @@ def make(cell: Cell, folder: Path) -> Path:
         with tarfile.open(archive) as tar:
             tar.extractall(archives, filter="data")
         source = archive.with_name(archive.name.removesuffix(".tar.gz"))
+        let_torch_name_the_standard(source)
         merge_mmcv_sources(source)
         pip("install", "--no-deps", "--no-build-isolation", source, failing=RuntimeError,
             MMCV_WITH_OPS="1", CFLAGS="-g0", MAX_JOBS=str(os.cpu_count() or 2))  # fmt: skip

@@ -166,6 +166,12 @@ def pinned(file, package):
     return match.group(1)
 
 
+def let_torch_name_the_standard(source):
+    """Take C++14 and 17 out of an unpacked mmcv's setup.py: torch's build adds the standard that it needs, 20 from 2.14 on."""
+    setup = source / "setup.py"
+    setup.write_text(re.sub(r"'-std=c\+\+1\d'", "", setup.read_text()))
+
+
 def merge_mmcv_sources(source):
     """Rewrite an unpacked mmcv so that its operators compile as a few units."""
     operators = source / "mmcv" / "ops" / "csrc" / "pytorch"
@@ -220,6 +226,7 @@ def install_mmcv(environment):
             with tarfile.open(archive) as tar:
                 tar.extractall(work, filter="data")
             source = archive.with_name(archive.name.removesuffix(".tar.gz"))
+            let_torch_name_the_standard(source)
             plain = source.with_name("plain")
             shutil.copytree(source, plain)
             merge_mmcv_sources(source)
