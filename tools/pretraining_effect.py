@@ -17,6 +17,7 @@ how many threads a run has, --jobs how many detectors are trained at a time.
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -48,12 +49,12 @@ class Budget(NamedTuple):
     """Of the runs. passes: of a detector over 100 % of the pictures; the steps are the same for a part of them,
     as its pictures are a whole number of batches, too."""
 
-    epochs: int = 400
+    epochs: int = 200
     pretrain_size: int = 128
     pretrain_batch: int = 41  # five batches of 205 pictures
-    passes: int = 8
+    passes: int = 5
     detector_size: int = 192
-    detector_batch: int = 5  # 41 batches of 205 pictures, four of 20
+    detector_batch: int = 4  # 52 batches of 205 pictures, five of 20
 
 
 QUICK = Budget(epochs=1, passes=1, pretrain_size=64, detector_size=64)
@@ -249,6 +250,9 @@ def probe(work: Path) -> None:
 
 def detect(work: Path, budget: Budget, starts: Sequence[str], jobs: int) -> None:
     """Train and test every detector that has no result yet, some at a time."""
+    for share in SHARES:
+        for seed in draws(share):
+            configured(work, budget, share, seed)
     wanted = [(share, seed, start) for seed in SEEDS for start in starts for share in SHARES]
     with ThreadPoolExecutor(jobs) as pool:
         runs = [pool.submit(detector, work, budget, *which) for which in wanted]
@@ -270,14 +274,7 @@ def detector(work: Path, budget: Budget, share: int, seed: int, start: str) -> N
     folder, log = work / "detectors" / name, work / "detectors" / f"{name}.log"
     if tested(folder):
         return
-    data = work / labels_name(share, seed)
-    epochs = epochs_of(data, budget)
-    config = work / "detectors" / f"cells_{name}.py"
-    if not config.exists():
-        run(
-            log, "new_config", "--data", data, "--backbone", NETWORK, "--weights", "none", "--model", "rtmdet",
-            "--size", budget.detector_size, "--batch", budget.detector_batch, "--epochs", epochs, "--out", config,
-        )  # fmt: skip
+    config, epochs = configured(work, budget, share, seed)
     last = folder / f"epoch_{epochs}.pth"
     options = [f"randomness.seed={seed}", f"train_cfg.val_interval={epochs}"]
     options += [f"default_hooks.checkpoint.interval={epochs}"]
@@ -295,6 +292,20 @@ def detector(work: Path, budget: Budget, share: int, seed: int, start: str) -> N
     run(log.with_suffix(".test.log"), "test", folder / config.name, last)
 
 
+def configured(work: Path, budget: Budget, share: int, seed: int) -> tuple[Path, int]:
+    """The config for a share of the labels, and its epochs."""
+    name = labels_name(share, seed)
+    epochs = epochs_of(work / name, budget)
+    config = work / "detectors" / f"{name}.py"
+    if not config.exists():
+        run(
+            config.with_suffix(".log"), "new_config", "--data", work / name, "--backbone", NETWORK,
+            "--weights", "none", "--model", "rtmdet", "--size", budget.detector_size,
+            "--batch", budget.detector_batch, "--epochs", epochs, "--out", config,
+        )  # fmt: skip
+    return config, epochs
+
+
 def epochs_of(data: Path, budget: Budget) -> int:
     """Passes over the training pictures of a folder that are as many steps as those over all of them."""
     main = data / "ImageSets" / "Main"
@@ -302,8 +313,12 @@ def epochs_of(data: Path, budget: Budget) -> int:
     whole = len(
         (data.parent / labels_name(100, 0) / "ImageSets/Main/train.txt").read_text().split()
     )
-    steps = budget.passes * (whole // budget.detector_batch)
-    return max(1, round(steps / max(1, pictures // budget.detector_batch)))
+    steps = budget.passes * batches(whole, budget)
+    return max(1, round(steps / batches(pictures, budget)))
+
+
+def batches(pictures: int, budget: Budget) -> int:
+    return math.ceil(pictures / budget.detector_batch)
 
 
 def tested(folder: Path) -> dict | None:
@@ -438,7 +453,7 @@ def probe_table(found: dict) -> str:
 def budget_table(found: dict) -> str:
     """What was run, and what it took."""
     of, budget = found["pretraining"], Budget(**found["budget"])
-    steps = budget.passes * (of["pictures"] // budget.detector_batch)
+    steps = budget.passes * batches(of["pictures"], budget)
     seconds = [one["cpu_seconds"] for one in found["detectors"]]
     return table(
         ["run", "what", "CPU time"],
