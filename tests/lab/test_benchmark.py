@@ -397,6 +397,21 @@ def test_figures_to_reach_are_compared_with_the_right_rows():
     assert [f["most"] for f in figures(results | {"contests": others})] == [0.85]
 
 
+def test_a_figure_of_float32_says_what_the_products_alone_take_of_the_peers_time():
+    speeds = {"matrix product fp32, FLOP/s": 1e11, "copy, bytes/s": 1e10}
+    row = {"contest": "inference, eager fp32", "version": 2, "arch": "tiny", "size": [1, 512, 512],
+           "ratio": {"median": 0.7, "low": 0.7, "high": 0.7}, "best_peer": "timm",
+           "medians": {"timm": 2.0, contests.OURS: 1.4}}  # fmt: skip
+    trained = row | {"contest": "training, eager fp32", "memory_ratio": 0.4}
+    results = {"machine": {"device": "cpu", "speeds": speeds}, "contests": [row, trained]}
+    found = figures(results | {"growth": {}, "start_up": {}})
+    variant = VARIANTS["convnextv2_tiny"]
+    work = machine.flops({"depths": variant.depths, "dims": variant.dims}, (1, 512, 512))
+    assert found[0]["products"] == pytest.approx(work / 1e11 / 2.0)
+    assert found[1]["products"] == pytest.approx(3 * found[0]["products"])
+    assert "products" not in found[2]  # memory
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

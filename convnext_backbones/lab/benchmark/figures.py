@@ -19,10 +19,15 @@ class Figure(NamedTuple):
 
 
 _CPU, _GPU = (1, 512, 512), ((2, 512, 512), (2, 800, 1344))
+_SMALL, _LARGE = (1, 224, 224), (1, 800, 1344)
 FIGURES = {
     "cpu": (
         Figure("inference, eager fp32", 1, _CPU, 0.80),
         Figure("inference, eager fp32", 2, _CPU, 0.40),
+        Figure("inference, eager fp32", 1, _LARGE, 0.80),
+        Figure("inference, eager fp32", 2, _LARGE, 0.45),
+        Figure("inference, eager fp32", 1, _SMALL, 0.90),
+        Figure("inference, eager fp32", 2, _SMALL, 0.75),
         Figure("training, eager fp32", 1, _CPU, 0.85),
         Figure("training, eager fp32", 2, _CPU, 0.55),
         Figure("training, eager fp32", 2, _CPU, 0.60, "memory"),
@@ -55,17 +60,19 @@ MOST_START_UP, MOST_IMPORT = 3.0, 0.2
 def figures(results: dict) -> list[dict]:
     """Each figure to reach that was measured: its words, what was reached, and whether it holds.
 
-    A contest that was skipped has no figure.
+    And of eager float32 on a CPU "products": what the network's arithmetic alone, at the speed of the machine's matrix
+    products, takes of the peer's time, which nothing in float32 is below. A contest that was skipped has no figure.
     """
     parts = (_of_contests, _of_limits, _of_growth, _of_start_up)
     return [
         {"figure": words, "most": most, "reached": reached, "holds": reached <= most}
+        | ({"products": floor[0]} if floor else {})
         for part in parts
-        for words, reached, most in part(results)
+        for words, reached, most, *floor in part(results)
     ]
 
 
-Reached = Iterator[tuple[str, float, float]]  # words, what was reached, the most that holds
+Reached = Iterator[tuple]  # words, what was reached, the most that holds; and the products' share
 
 
 def _of_contests(results: dict) -> Reached:
@@ -75,8 +82,23 @@ def _of_contests(results: dict) -> Reached:
             if wanted == (row["contest"], row["version"], tuple(row["size"]), row["arch"]):
                 words = f"V{row['version']}-T {_images(row)} {row['contest']}: {figure.quantity}"
                 memory = figure.quantity == "memory"
-                reached = row["memory_ratio"] if memory else row["ratio"]["median"]
-                yield words, reached, figure.most
+                if memory:
+                    yield words, row["memory_ratio"], figure.most
+                else:
+                    yield words, row["ratio"]["median"], figure.most, *_products(row, results)
+
+
+def _products(row: dict, results: dict) -> Iterator[float]:
+    """The arithmetic's share of the best peer's time; nothing but for eager float32 on a CPU."""
+    speeds = results["machine"].get("speeds")
+    work, _, form = row["contest"].partition(", ")
+    if speeds is None or form != "eager fp32" or results["machine"]["device"] != "cpu":
+        return
+    variant = _variant(row["version"], row["arch"])
+    arch = {"depths": variant.depths, "dims": variant.dims}
+    passes = 3 if work == "training" else 1  # a backward pass multiplies twice
+    arithmetic = limits(arch, row["size"], "fp32", speeds)["arithmetic"]
+    yield passes * arithmetic / row["medians"][row["best_peer"]]
 
 
 def _of_limits(results: dict) -> Reached:

@@ -38,10 +38,12 @@ def _spread(found: dict[str, float]) -> str:
 
 
 def figure_table(results: dict) -> list[tuple[str, ...]]:
-    lines = [("figure", "at most", "reached", "")]
+    lines = [("figure", "at most", "reached", "products alone", "")]
     for row in figures(results):
         words = "holds" if row["holds"] else "missed"
-        lines.append((row["figure"], f"{row['most']:g}", f"{row['reached']:.3f}", words))
+        products = f"{row['products']:.2f}" if "products" in row else ""
+        reached = f"{row['reached']:.3f}"
+        lines.append((row["figure"], f"{row['most']:g}", reached, products, words))
     return lines
 
 
