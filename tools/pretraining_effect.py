@@ -24,8 +24,10 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +51,7 @@ class Budget(NamedTuple):
     """Of the runs. passes: of a detector over 100 % of the pictures; the steps are the same for a part of them,
     as its pictures are a whole number of batches, too."""
 
-    epochs: int = 200
+    epochs: int = 300
     pretrain_size: int = 128
     pretrain_batch: int = 41  # five batches of 205 pictures
     passes: int = 5
@@ -254,14 +256,28 @@ def detect(work: Path, budget: Budget, starts: Sequence[str], jobs: int) -> None
         for seed in draws(share):
             configured(work, budget, share, seed)
     wanted = [(share, seed, start) for seed in SEEDS for start in starts for share in SHARES]
+    some_at_a_time(jobs, [partial(detector, work, budget, *which) for which in wanted])
+
+
+def some_at_a_time(jobs: int, calls: Sequence[Callable[[], None]]) -> None:
+    """Make calls in as many threads; after the first that raises, or Ctrl-C, none begins."""
+    ended = threading.Event()
+
+    def unless_ended(call: Callable[[], None]) -> None:
+        if not ended.is_set():
+            try:
+                call()
+            except BaseException:
+                ended.set()
+                raise
+
     with ThreadPoolExecutor(jobs) as pool:
-        runs = [pool.submit(detector, work, budget, *which) for which in wanted]
+        runs = [pool.submit(unless_ended, call) for call in calls]
         try:
             for one in runs:
                 one.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        finally:
+            ended.set()
 
 
 def detector_name(share: int, seed: int, start: str) -> str:
