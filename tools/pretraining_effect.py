@@ -229,20 +229,20 @@ def pretrain(work: Path, budget: Budget) -> None:
     )  # fmt: skip
 
 
-def probed(work: Path) -> Iterable[tuple[str, str, int, Sequence[object]]]:
+def probed() -> Iterable[tuple[str, str, int, Sequence[object]]]:
     """Data, start, seed of the random weights and options of each probe."""
     for start in STARTS:
         for seed in SEEDS if start == "random" else (0,):
             yield "crops", start, seed, ("--k", 10, 20)
-            for count in FEW:
-                for draw in SEEDS:
-                    yield few_name(count, draw), start, seed, ("--k", 5)
+        for count in FEW:
+            for draw in SEEDS:
+                yield few_name(count, draw), start, draw if start == "random" else 0, ("--k", 5)
 
 
-def probe(work: Path) -> None:
-    for data, start, seed, options in probed(work):
+def probe(work: Path, starts: Sequence[str]) -> None:
+    for data, start, seed, options in probed():
         file = work / "probes" / f"{data}-{start}-{seed}.json"
-        if not file.exists():
+        if start in starts and not file.exists():
             run(
                 file.with_suffix(".log"), "probe", "--data", work / data,
                 "--checkpoint", weights_of(work, start, seed), "--size", CROP, "--workers", 0,
@@ -370,7 +370,7 @@ def figures(work: Path, budget: Budget) -> dict:
         loss=[round(losses[0], 3), round(losses[-1], 3)],
     )
     probes = []
-    for data, start, seed, _ in probed(work):
+    for data, start, seed, _ in probed():
         file = work / "probes" / f"{data}-{start}-{seed}.json"
         if file.exists():
             said = json.loads(file.read_text())
@@ -513,7 +513,7 @@ def main() -> None:
     parser.add_argument("--work-dir", type=Path, help="default: work_dirs/pretraining_effect")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="detectors at a time (1)")
     parser.add_argument(
-        "--start", choices=STARTS, action="append", help="of the detectors; default: both"
+        "--start", choices=STARTS, action="append", help="of probes and detectors; default: both"
     )
     parser.add_argument("--quick", action="store_true", help="little of each, and no page")
     args = parser.parse_args()
@@ -528,7 +528,7 @@ def main() -> None:
         if step == "pretrain":
             pretrain(work, budget)
         elif step == "probe":
-            probe(work)
+            probe(work, args.start or STARTS)
         elif step == "detect":
             detect(work, budget, args.start or STARTS, args.jobs)
         elif step == "page":
