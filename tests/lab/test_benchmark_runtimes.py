@@ -9,7 +9,7 @@ import torch
 from convnext_backbones import ConvNeXtClassifier
 from convnext_backbones.errors import UserError
 from convnext_backbones.kernels.allocation import keep_freed_memory
-from convnext_backbones.lab.benchmark import allocation, contests, page, runtimes
+from convnext_backbones.lab.benchmark import allocation, contests, measuring, page, runtimes
 from convnext_backbones.lab.random_weights import fill_randomly
 
 SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
@@ -67,6 +67,37 @@ def test_a_missing_runtime_is_left_out_with_the_way_to_install_it(monkeypatch):
 def test_onnx_runtime_has_no_bfloat16_on_a_cpu(ours):
     with pytest.raises(UserError, match="onnxruntime computes in fp32 on a CPU, not in bf16"):
         runtimes.exported("onnxruntime", ours, torch.zeros(1, 3, 64, 64), "bf16")
+
+
+def test_onnx_runtimes_threads_sleep_after_a_run(monkeypatch, ours):
+    if reason := runtimes.why_no_runtime("onnxruntime"):
+        pytest.skip(reason)
+    import onnxruntime
+
+    told, session = [], onnxruntime.InferenceSession
+
+    def keeping(path, options, **others):
+        told.append(options.get_session_config_entry("session.force_spinning_stop"))
+        return session(path, options, **others)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", keeping)
+    runtimes.exported("onnxruntime", ours, torch.zeros(1, 3, 64, 64), "fp32")
+    assert told == ["1"]
+
+
+def test_threads_sleep_before_another_runtime_computes(monkeypatch, ours):
+    pauses = []
+    monkeypatch.setattr(measuring.time, "sleep", pauses.append)
+    monkeypatch.setattr(
+        contests,
+        "exported",
+        lambda _, ours, images, dtype: ("openvino 1", lambda: contests.infer(ours, images)),
+    )
+    contests.run_contest("prepared fp32 / openvino fp32", ours, [], SIZE, rounds=2)
+    assert pauses == [contests.FALLS_ASLEEP] * 4  # two contestants, two rounds
+    pauses.clear()
+    contests.run_contest("inference, eager fp32", ours, ["timm"], SIZE, rounds=1)
+    assert not any(pauses)
 
 
 # --- freed memory -------------------------------------------------------------------------------

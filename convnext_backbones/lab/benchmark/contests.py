@@ -32,6 +32,9 @@ LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last
 # blocks differ by some of its units.
 TOLERANCES = {"fp32": 1e-4, "bf16": 0.1}
 TF32 = 5e-3  # the same where a GPU rounds float32 to TF32 on its way into convolutions, as torch lets it
+# Seconds in which a runtime's threads fall asleep: PyTorch's go on for 10 ms after a run, waiting for the
+# next, on the cores of another runtime with threads of its own.
+FALLS_ASLEEP = 0.03
 
 
 class Contest(NamedTuple):
@@ -310,7 +313,11 @@ def run_contest(
     if contest.compiled or contest.prepared:
         own.run()  # a second call may compile again
     measured = interleaved(
-        {entry.name: entry.run for entry in running}, rounds, images.device, most_seconds
+        {entry.name: entry.run for entry in running},
+        rounds,
+        images.device,
+        most_seconds,
+        pause=FALLS_ASLEEP if contest.runtime else 0.0,
     )
     row = {"contest": title, "size": list(size), **_outcome(running, measured, trials)}
     row["relative_differences"] = {OURS: own_difference} | {

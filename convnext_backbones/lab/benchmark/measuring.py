@@ -53,10 +53,12 @@ def interleaved(
     rounds: int,
     device: torch.device,
     most_seconds: float | None = None,
+    pause: float = 0.0,
 ) -> dict[Key, list[float]]:
     """Seconds of each run in each round. Every round begins with another run than the last.
 
     After most_seconds no further round begins; but LEAST_ROUNDS are run, or as many as were asked for.
+    pause: seconds before each run.
     """
     names, measured = list(runs), {name: [] for name in runs}
     started = time.perf_counter()
@@ -66,6 +68,7 @@ def interleaved(
             break
         first = i % len(names)
         for name in names[first:] + names[:first]:
+            time.sleep(pause)
             measured[name].append(seconds(runs[name], device))
     return measured
 
