@@ -193,13 +193,18 @@ def run_contests(args, parts, version, ours, peers, results):
 
 
 def measure_whole_models(args, results):
-    """Fill in the rows of whole models, printing each as it comes."""
+    """Fill in the rows of whole models, printing each as it comes.
+
+    Freed memory is kept, as the commands that train, test and predict keep it.
+    """
     import torch
 
+    from ..kernels.allocation import keep_freed_memory
     from ..lab.benchmark.machine import machine_speed
     from ..lab.benchmark.page import as_text, model_table
     from ._whole_models import measure_models
 
+    keep_freed_memory()
     results["machine"]["speeds"] = machine_speed(torch.device(args.device))
     results["models_run"] = {"command": results["command"], "date": results["machine"]["date"]}
     rows = measure_models(

@@ -10,7 +10,8 @@ from torch import nn
 from convnext_backbones import ConvNeXt, ConvNeXtV2
 from convnext_backbones.cli import _whole_models, benchmark
 from convnext_backbones.errors import UserError
-from convnext_backbones.lab.benchmark import models, page
+from convnext_backbones.kernels import allocation
+from convnext_backbones.lab.benchmark import machine, models, page
 from convnext_backbones.lab.benchmark.contests import OURS, DisagreementError
 from convnext_backbones.lab.random_weights import fill_randomly
 
@@ -157,6 +158,18 @@ def test_a_framework_that_is_not_installed_is_left_out_with_the_reason(monkeypat
     assert {row["skipped"] for row in found} == {"mmcv: not installed", "detectron2: not installed"}
     table = page.model_table({"models": found})
     assert "skipped: mmcv: not installed" in table[1]
+
+
+def test_freed_memory_is_kept_before_a_model_is_timed(monkeypatch):
+    called = []
+    monkeypatch.setattr(allocation, "keep_freed_memory", lambda: called.append("kept"))
+    monkeypatch.setattr(machine, "machine_speed", lambda device: {})
+    monkeypatch.setattr(
+        _whole_models, "measure_models", lambda *_, **__: called.append("timed") or []
+    )
+    args = benchmark.parse_args(["--models", "--quick"])
+    benchmark.measure_whole_models(args, {"command": "", "machine": {"date": ""}, "models": []})
+    assert called == ["kept", "timed"]
 
 
 def test_options_of_networks_are_refused_beside_models():
