@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from convnext_backbones import VARIANTS, ConvNeXtClassifier
 from convnext_backbones.cli import benchmark
 from convnext_backbones.errors import UserError, exit_with_sentence
-from convnext_backbones.lab.benchmark import contests, growth, machine, measuring
+from convnext_backbones.lab.benchmark import contests, growth, machine, measuring, page
 from convnext_backbones.lab.benchmark.contests import OURS
 from convnext_backbones.lab.benchmark.figures import figures
 from convnext_backbones.lab.peers import MissingPeerError, build_peer
@@ -337,7 +337,7 @@ def test_the_results_name_machine_versions_and_command(written):
     (path,) = folder.glob("*.json")
     results = json.loads(path.read_text())
     found = results["machine"]
-    assert path.stem == machine.slug(found["processor"])
+    assert path.stem == machine.slug(found)
     assert found["threads"] == torch.get_num_threads()
     assert found["packages"]["torch"] == torch.__version__.split("+")[0]
     assert {"timm", "transformers", "python", "convnext_backbones"} <= set(found["packages"])
@@ -377,6 +377,23 @@ def test_the_page_names_what_computed_the_prepared_networks(written):
         assert ("prepared" in row) == row["contest"].startswith("prepared")
         if "prepared" in row:
             assert f"- {row['contest']}: {row['prepared']}" in page
+
+
+def test_the_table_of_the_kinds_is_that_of_the_results_files():
+    folder = Path(__file__).parents[2] / "docs" / "benchmarks"
+    text = (folder / "README.md").read_text()
+    assert page.with_kinds(text, folder) == text
+    assert text.count("| V2 inference, eager float32 |") >= 3
+
+
+def test_processors_of_one_name_that_compute_with_other_instructions_are_other_kinds():
+    new = {"device": "cpu", "processor": "AMD EPYC", "flags": ["avx2", "avx512f", "avx512_bf16"]}
+    old = new | {"flags": ["avx2"]}
+    xeon = new | {"processor": "Intel(R) Xeon(R)", "flags": ["avx2", "amx_bf16", "amx_tile"]}
+    gpu = {"device": "cuda", "processor": "NVIDIA H100 80GB HBM3", "flags": ["avx2"]}
+    assert [machine.slug(kind) for kind in (new, old, xeon, gpu)] == [
+        "amd-epyc-avx512-bf16", "amd-epyc-avx2", "intel-xeon-amx-bf16", "nvidia-h100-80gb-hbm3",
+    ]  # fmt: skip
 
 
 def test_the_plots_are_not_empty(written):

@@ -19,6 +19,7 @@ from .measuring import interleaved
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Size = tuple[int, int, int]  # N, H, W
 MOST_SECONDS = 2.0  # of the machine's speed in one kind of work
+# From the oldest to the newest.
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
@@ -69,9 +70,16 @@ def _processor() -> tuple[str, list[str]]:
     return named[1] if named else name, flags
 
 
-def slug(name: str) -> str:
-    """A file name: Intel(R) Xeon(R) Processor -> intel-xeon-processor."""
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", name.lower())).strip("-")
+def slug(machine: dict) -> str:
+    """A file name for a kind of machine: intel-xeon-processor-amx-bf16, amd-epyc-avx2.
+
+    A CPU's name alone, as virtual machines give it, stands for several generations; what they compute with differs.
+    """
+    words = re.sub(r"\((r|tm)\)", "", machine["processor"].lower())
+    flags = [flag for flag in machine["flags"] if flag != "amx_tile"]
+    if machine["device"] == "cpu" and flags:
+        words += f" {flags[-1]}"
+    return re.sub(r"[^a-z0-9]+", "-", words).strip("-")
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:

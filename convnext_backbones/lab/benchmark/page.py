@@ -11,6 +11,18 @@ from .machine import slug
 from .plots import plot_area, plot_ratios
 
 LEAST_SHARE = 0.01  # of the time, to be told
+BEGIN, END = "<!-- written by tools/benchmark.py --output -->", "<!-- until here -->"
+# Rows of the table that has a column for each kind of processor: their contests, and the words for them.
+OF_KINDS = {
+    "inference, eager fp32": "inference, eager float32",
+    "training, eager fp32": "training step, eager float32",
+    "training, eager bf16 autocast": "training step, bfloat16 autocast",
+    "prepared / eager fp32": "prepared, over the eager float32 peer",
+    "prepared compiled bf16 / eager fp32": "prepared and compiled, over the eager float32 peer",
+    "prepared compiled bf16 / compiled bf16": "prepared and compiled, over the peer compiled in bfloat16",
+    "prepared / onnxruntime": "prepared, over ONNX Runtime",
+    "prepared / openvino": "prepared, over OpenVINO",
+}
 
 
 def contest_table(results: dict) -> list[tuple[str, ...]]:
@@ -204,6 +216,35 @@ def prepared_forms(results: dict) -> list[str]:
     return [f"{where}: {form}" for where, form in forms.items()]
 
 
+def kinds_table(found: list[dict]) -> list[tuple[str, ...]]:
+    """The main contests of Tiny, a column for each processor's results: time, and of training memory; ratios."""
+    cells = {}
+    for k, results in enumerate(found):
+        for row in results["contests"]:
+            if "ratio" not in row or row["contest"] not in OF_KINDS or row["arch"] != "tiny":
+                continue
+            size = tuple(row["size"])
+            place = list(OF_KINDS).index(row["contest"]), row["version"], size[1] * size[2], size
+            memory = f"; {row['memory_ratio']:.2f}" if "memory_ratio" in row else ""
+            cells.setdefault(place, {})[k] = f"{row['ratio']['median']:.2f}{memory}"
+    machines = [results["machine"] for results in found]
+    lines = [("", "images", *(f"{m['processor']}, {', '.join(m['flags'])}" for m in machines))]
+    for place in sorted(cells):
+        contest, version, _, size = place
+        words = f"V{version} {list(OF_KINDS.values())[contest]}"
+        images = "{}x3x{}x{}".format(*size)
+        lines.append((words, images, *(cells[place].get(k, "") for k in range(len(found)))))
+    return lines
+
+
+def with_kinds(text: str, folder: Path) -> str:
+    """A page whose table of the kinds is that of the folder's results, of CPUs."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    found = [results for results in found if results["machine"]["device"] == "cpu"]
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{as_markdown(kinds_table(found))}\n{END}{rest.split(END)[1]}"
+
+
 def _beside(results: dict, path: Path) -> dict:
     """The results with what an earlier run of the other kind has written."""
     if not path.exists():
@@ -217,10 +258,11 @@ def _beside(results: dict, path: Path) -> dict:
 def write(results: dict, folder: Path) -> list[Path]:
     """SLUG.json, SLUG.md and the plots SLUG-ratios.png and SLUG-area.png; returns their paths.
 
-    A run of whole models leaves the machine's other results as they are, and the other way round.
+    A run of whole models leaves the machine's other results as they are, and the other way round. Where the folder
+    has a README.md with a table of the kinds, that is written again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = slug(results["machine"]["processor"])
+    name = slug(results["machine"])
     paths = [folder / f"{name}.json", folder / f"{name}.md"]
     results = _beside(results, paths[0])
     paths[0].write_text(json.dumps(results | {"figures": figures(results)}, indent=1) + "\n")
@@ -232,4 +274,8 @@ def write(results: dict, folder: Path) -> list[Path]:
         plots.append(folder / f"{name}-area.png")
         plot_area(results, plots[-1])
     paths[1].write_text(report(results, [path.name for path in plots]))
+    readme = folder / "README.md"
+    if readme.exists() and BEGIN in readme.read_text():
+        readme.write_text(with_kinds(readme.read_text(), folder))
+        paths.append(readme)
     return [*paths, *plots]
