@@ -41,7 +41,7 @@ ROOMS = {
     "pretraining": "checkpoints console data errors kernels matplotlib network network/preprocessing network/refusals numpy PIL recipes rich runs "
     "safetensors sklearn timm torch torchvision",
     "runs": "checkpoints console cv2 data errors export filelock matplotlib mlflow network network/wrappers numpy PIL pycocotools rich runs/page shapely torch torchvision wandb",
-    "export": "checkpoints cv2 data errors network network/preprocessing network/selection network/variants numpy onnxruntime onnxscript openvino PIL torch "
+    "export": "checkpoints cv2 data errors network network/preprocessing network/selection network/variants numpy onnx onnxruntime onnxscript openvino PIL torch "
     "torchvision",
     "runs/page": "checkpoints console errors jinja2 matplotlib network network/variants network/wrappers numpy PIL runs supervision torch yaml",
     "lab": "checkpoints console create errors export kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "

@@ -2,13 +2,16 @@
 
     convnext-backbones export CONFIG CHECKPOINT --to onnx --out detector.onnx
     convnext-backbones export convnextv2_tiny CHECKPOINT --to openvino --out classifier.xml
+    convnext-backbones export CONFIG CHECKPOINT --to openvino --int8 --out segmentor.xml
 
 CONFIG is one of MMDetection, MMSegmentation or Detectron2; a model's name, such as convnextv2_tiny, stands
 for its classifier, with --features for its backbone. The written file is run at several sizes and
-batches and compared with PyTorch; where it differs by more than --tolerance, no file is left.
+batches and compared with PyTorch; where it differs by more than --tolerance, no file is left. With --int8
+its accuracy is measured before and after; where it loses more than --most-lost, none is left either.
 """
 
 import argparse
+import functools
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +22,7 @@ from ._framework import parsed
 
 CONFIGS = (".py", ".yaml", ".yml")
 FREE = ("hw", "batch")
+OF_INT8 = ("calibration", "evaluate", "most_lost")  # what --int8 alone takes
 
 
 def parser():
@@ -44,6 +48,23 @@ def parser():
         help="float16, but statistics and boxes in float32",
     )  # fmt: skip
     low.add_argument("--bf16", dest="precision", action="store_const", const="bf16")
+    low.add_argument(
+        "--int8", dest="precision", action="store_const", const="int8",
+        help="convolutions and linear layers in int8, calibrated on pictures; for CPUs",
+    )  # fmt: skip
+    parser.add_argument(
+        "--calibration", metavar="N|FOLDER",
+        help="of --int8: pictures of the config's training set (default: 32), or a folder of pictures",
+    )  # fmt: skip
+    parser.add_argument(
+        "--evaluate", type=number(int, 1), metavar="N",
+        help="of --int8: at most N pictures of the config's validation set (default: 500)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--most-lost", type=number(float, 0), metavar="POINTS",
+        help="of --int8: of mIoU or AP in percent (default: 1); of a model's name, the outputs' difference in "
+        "percent (default: 10)",
+    )  # fmt: skip
     parser.add_argument(
         "--normalised", action="store_true",
         help="the file takes normalised images; by default RGB pixels in 0..255, which it normalises",
@@ -95,6 +116,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     dynamic = args.dynamic
     if args.fixed and dynamic and "hw" in dynamic:
         raise UserError("--fixed says one size, and --dynamic hw any; give one of the two")
+    for name in OF_INT8:
+        if getattr(args, name) is not None and args.precision != "int8":
+            raise UserError(
+                f"--{name.replace('_', '-')} is about --int8; add that, or leave this out"
+            )
     options = files.Options(
         to=args.to,
         dynamic=FREE if dynamic is None else dynamic,
@@ -107,24 +133,46 @@ def main(argv: Sequence[str] | None = None) -> None:
     files.check_name(args.out, options)  # before what takes long
     for picture in args.pictures:
         read_picture(picture)
-    model = _of_config(args) if is_config else _of_name(args)
+    model, int8 = (_of_config if is_config else _of_name)(args)
     about = {
         **model.about, "mean": model.mean, "size": options.fixed,
         "multiple": model.multiple, "least": model.least,
     }  # fmt: skip
-    rows = files.export(model, args.out, options, read_prepared(args.pictures, about))
+    pictures = read_prepared(args.pictures, about)
+    rows = files.export(model, args.out, options._replace(int8=int8), pictures)
     for row in rows:
         say(str(row))
-    worst = max(rows, key=lambda row: row.relative)
     size = args.out.stat().st_size + sum(
         file.stat().st_size
         for file in (args.out.with_suffix(".bin"), args.out.with_name(f"{args.out.name}.data"))
         if file.exists()
     )
-    say(
-        f"{args.out}: {size / 1e6:.1f} MB, {options.precision}; agrees with PyTorch to "
-        f"{worst.relative:.1g} ({worst.output}, {worst.images})",
-        always=True,
+    told = _told_int8(args.out) if int8 else _told(rows)
+    say(f"{args.out}: {size / 1e6:.1f} MB, {options.precision}; {told}", always=True)
+
+
+def _told(rows) -> str:
+    worst = max(rows, key=lambda row: row.relative)
+    return f"agrees with PyTorch to {worst.relative:.1g} ({worst.output}, {worst.images})"
+
+
+def _told_int8(out: Path) -> str:
+    from ..export.opened import open_exported
+    from ..export.quantising import Accuracy
+    from ..kernels.processor import computes_in_int8
+
+    found = open_exported(out).about["int8"]
+    accuracy = Accuracy(**{name: found[name] for name in Accuracy._fields})
+    spent = found["seconds"]
+    before, after = (1000 * spent[name] for name in ("float32", "int8"))
+    gain = f"{after:.0f} ms instead of {before:.0f} in float32 by ONNX Runtime ({spent['images']})"
+    if after >= before:
+        gain += ": int8 gains nothing here"
+    if not computes_in_int8():
+        gain += ", on a processor without instructions for int8 (VNNI, AMX)"
+    return (
+        f"{found['layers']} layers, calibrated on {found['calibration_pictures']} pictures; {accuracy}; {gain}; "
+        f"the file before it agreed with PyTorch to {found['exact_form_agrees_to']:.1g}"
     )
 
 
@@ -132,16 +180,23 @@ def _of_name(args: argparse.Namespace):
     from ..console import say
     from ..errors import UserError
     from ..export.named import named
+    from ..runs import calibration
 
     if args.sample or args.shrink:
         raise UserError("--sample and --shrink change a config; a model's name has none")
+    int8 = calibration.of_name(**_of_int8(args)) if args.precision == "int8" else None
     model = named(args.config, args.checkpoint, args.features)
     say(model.about["weights"])
-    return model
+    return model, int8
+
+
+def _of_int8(args: argparse.Namespace) -> dict:
+    return {name: getattr(args, name) for name in OF_INT8}
 
 
 def _of_config(args: argparse.Namespace):
     from ..errors import UserError
+    from ..runs import calibration
     from ..runs.trained import checkpoint_file
 
     if args.features:
@@ -153,6 +208,11 @@ def _of_config(args: argparse.Namespace):
     config = host.load_config(
         args.config, sample=args.sample, shrink=args.shrink, options=host.overrides(args)
     )
-    model = host.load_model(config, checkpoint_file(args.checkpoint), "cpu")
     package = FRAMEWORKS[args.framework].run.rpartition(".")[0]
-    return importlib.import_module(f"{package}.export").exportable(config, model)
+    int8 = None
+    if args.precision == "int8":
+        host.check_data(config, ("val",))
+        measure = functools.partial(importlib.import_module(f"{package}.judged").accuracy, config)
+        int8 = calibration.of_config(host, config, measure, **_of_int8(args))
+    model = host.load_model(config, checkpoint_file(args.checkpoint), "cpu")
+    return importlib.import_module(f"{package}.export").exportable(config, model), int8

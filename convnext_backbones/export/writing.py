@@ -20,6 +20,7 @@ from .operators import translations
 from .sizes import Shapes, traced_shape
 
 INPUT = "images"
+MOST_OF_A_FILE = 2**31  # bytes, of protobuf: larger weights stand in a file of their own
 
 
 def traced(graph: Graph, shapes: Shapes) -> ExportedProgram:
@@ -85,20 +86,38 @@ def written(
         with quiet():
             model.save(path)
 
-    def as_openvino(path: Path, about: dict) -> None:
-        import openvino
-
+    def by_onnx(path: Path, about: dict) -> None:
         aside = path.with_suffix(".onnx")
         as_onnx(aside, about)
-        network = openvino.convert_model(aside)
-        for port, name in zip(network.outputs, outputs, strict=True):
-            port.get_tensor().set_names({name})
-        network.set_rt_info(json.dumps(about), KEY)
-        openvino.save_model(network, path, compress_to_fp16=half)
+        as_openvino(aside, path, about, outputs, half=half)
         for file in path.parent.glob(f"{aside.name}*"):
             file.unlink()
 
-    return as_onnx if kind == ONNX else as_openvino
+    return as_onnx if kind == ONNX else by_onnx
+
+
+def as_openvino(
+    source: Path, path: Path, about: dict, outputs: tuple[str, ...], *, half: bool
+) -> None:
+    """Write an ONNX file as OpenVINO's, with metadata."""
+    import openvino
+
+    network = openvino.convert_model(source)
+    for port, name in zip(network.outputs, outputs, strict=True):
+        port.get_tensor().set_names({name})
+    network.set_rt_info(json.dumps(about), KEY)
+    openvino.save_model(network, path, compress_to_fp16=half)
+
+
+def annotate(source: Path, path: Path, about: dict) -> None:
+    """Write an ONNX file with other metadata."""
+    import onnx
+
+    model = onnx.load(source)
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
+    large = model.ByteSize() > MOST_OF_A_FILE
+    onnx.save(model, path, save_as_external_data=large, location=f"{path.name}.data")
 
 
 # ---- words ---------------------------------------------------------------------------------------

@@ -16,15 +16,17 @@ from ..errors import UserError
 
 VARIABLE = "CONVNEXT_BACKBONES_MASK"
 _BFLOAT16 = ("avx512_bf16", "amx_bf16")  # instructions that multiply it
+_INT8 = ("avx512_vnni", "avx_vnni", "amx_int8")  # that multiply 8-bit integers, and add up in 32
 _ASKED = (
     *("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16"),
     *("amx_tile", "amx_bf16"),
+    *_INT8,
 )  # fmt: skip
 _COMPILER = "a C++ compiler"
 # A word of the variable -> what is missing then, in torch's names.
 MASKS = {
     "amx": tuple(name for name in _ASKED if name.startswith("amx")),
-    "avx512": tuple(name for name in _ASKED if name.startswith("avx512")),
+    "avx512": tuple(name for name in _ASKED if name.startswith("avx")),
     "bf16": _BFLOAT16,
     "compiler": (_COMPILER,),
 }
@@ -38,6 +40,11 @@ def processor_has(name: str) -> bool:
 def computes_in_bfloat16() -> bool:
     """Has it instructions that multiply bfloat16? Elsewhere bfloat16 is slower than float32."""
     return any(processor_has(name) for name in _BFLOAT16)
+
+
+def computes_in_int8() -> bool:
+    """Has it instructions that multiply 8-bit integers? Elsewhere int8 gains less, or nothing."""
+    return any(processor_has(name) for name in _INT8)
 
 
 @functools.cache

@@ -125,3 +125,11 @@ def test_without_a_list_of_processors_windows_name_of_it_tells(monkeypatch):
     ):
         monkeypatch.setattr(processor.platform, "processor", lambda name=name: name)
         assert processor.mkl_is_held_back.__wrapped__() == held_back
+
+
+@pytest.mark.parametrize(
+    ("mask", "wanted"), [("", True), ("amx", True), ("avx512", True), ("amx,avx512", False)]
+)
+def test_int8_products_are_asked_for_of_either_kind(everything, monkeypatch, mask, wanted):
+    monkeypatch.setenv(processor.VARIABLE, mask)
+    assert processor.computes_in_int8() == wanted
