@@ -1,4 +1,4 @@
-"""The whole models of `benchmark --models`: built by the frameworks' adapters, timed by the lab."""
+"""The whole models of `benchmark --models` and `--runtimes`: built by the frameworks' adapters, timed by the lab."""
 
 import copy
 import importlib
@@ -109,3 +109,72 @@ def contestants(row: Row, version: int, size: tuple[int, int], *, shrink: bool =
         setattr(other_place, name, TimmBackbone(ours, layout=layout, names=names))
         theirs[layout] = whole(other)
     return whole(model), theirs
+
+
+# ---- in other runtimes ---------------------------------------------------------------------------
+DEPLOYED = {False: (512, 512), True: (256, 256)}  # images, by whether --quick
+
+
+def measure_deployed(
+    versions,
+    *,
+    rounds: int,
+    quick: bool = False,
+    shrink: bool = False,
+    most_seconds: float | None = None,
+) -> Iterator[dict]:
+    """A row of a backbone, then one of a UPerNet with it, as PyTorch and other runtimes compute them."""
+    import torch
+
+    from ..lab.benchmark.deployed import compare_forms
+
+    size = DEPLOYED[quick]
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    missing = [n for n in NEEDED["openmmlab"] if importlib.util.find_spec(n) is None]
+    options = dict(rounds=rounds, most_seconds=most_seconds)
+    for version in versions:
+        backbone = _backbone(version, shrink=shrink)
+        names = tuple(backbone.out_features)
+        yield {
+            **compare_forms("backbone", backbone, names, images, **options),
+            "version": version,
+        }
+        title = ROWS[0].title
+        if missing:
+            yield {
+                "model": title,
+                "skipped": f"{', '.join(missing)}: not installed",
+                "version": version,
+                "size": [1, *size],
+            }
+            continue
+        network = _upernet(version, size, shrink=shrink)
+        yield {
+            **compare_forms(title, network, ("logits",), images, **options),
+            "version": version,
+        }
+
+
+def _backbone(version: int, *, shrink: bool):
+    from ..create import create_backbone
+    from ..lab.random_weights import fill_randomly
+    from ..network.convnext import ConvNeXt, ConvNeXtV2
+
+    if shrink:
+        small = dict(depths=(1, 1), dims=(8, 16))
+        backbone = (ConvNeXtV2 if version == 2 else ConvNeXt)(small, out_indices=(0, 1))
+    else:
+        backbone = create_backbone(f"convnext{'v2' if version == 2 else ''}_tiny")
+    return fill_randomly(backbone).eval()
+
+
+def _upernet(version: int, size: tuple[int, int], *, shrink: bool):
+    """Images to logits."""
+    from ..adapters.openmmlab.export import Segmentor
+    from ..adapters.openmmlab.timing import timed_model
+    from ..lab.random_weights import fill_randomly
+
+    config = ROWS[0].config if version == 1 else ROWS[0].config.replace("convnext_t", "convnextv2_t")  # fmt: skip
+    model, *_ = timed_model(config, size, 1, shrink=shrink)
+    fill_randomly(model.backbone)
+    return Segmentor(model).eval()

@@ -5,6 +5,7 @@ official code: same weights, same process, turn about. docs/benchmarks/README.md
     convnext-backbones benchmark --output docs/benchmarks   # what is committed, about 15 minutes
     convnext-backbones benchmark --only training --versions 2 --sizes 1x224x224 --peers timm
     convnext-backbones benchmark --models               # whole detectors and segmentors
+    convnext-backbones benchmark --runtimes             # beside ONNX Runtime and OpenVINO, to int8
 """
 
 import time
@@ -36,7 +37,7 @@ MAIN = {
         "training, eager bf16 autocast",
     ),
 }
-# Options that --models does not take.
+# Options that --models and --runtimes do not take.
 OF_CONTESTS = {"full": False, "arch": "tiny", "sizes": None, "only": None, "peers": None,
                "finalists": None, "device": "cpu"}  # fmt: skip
 # The first of them get all contests.
@@ -72,6 +73,12 @@ def parse_args(argv):
         "--models",
         action="store_true",
         help="whole detectors and segmentors of OpenMMLab and Detectron2, with our backbone and with timm's",
+    )
+    parser.add_argument(
+        "--runtimes",
+        action="store_true",
+        help="a backbone and a UPerNet by PyTorch, and exported, by ONNX Runtime and OpenVINO in float32, "
+        "bfloat16 and int8",
     )
     parser.add_argument("--arch", default="tiny", help="a size of the variants, tiny by default")
     parser.add_argument("--versions", type=int, nargs="+", choices=(1, 2), default=[1, 2])
@@ -218,6 +225,29 @@ def measure_whole_models(args, results):
         say(as_text(model_table({"models": [row]})[1:]))
 
 
+def measure_runtimes(args, results):
+    """Fill in the rows of other runtimes, printing each as it comes; freed memory is kept here, too."""
+    import torch
+
+    from ..kernels.allocation import keep_freed_memory
+    from ..lab.benchmark.machine import machine_speed
+    from ..lab.benchmark.page import as_text, runtime_table
+    from ._whole_models import measure_deployed
+
+    keep_freed_memory()
+    results["machine"]["speeds"] = machine_speed(torch.device(args.device))
+    results["runtimes_run"] = {"command": results["command"], "date": results["machine"]["date"]}
+    rows = measure_deployed(
+        args.versions,
+        rounds=args.rounds,
+        quick=args.quick,
+        most_seconds=MOST_SECONDS_OF_MODELS[args.quick],
+    )
+    for row in rows:
+        results["runtimes"].append(row)
+        say(as_text(runtime_table({"runtimes": [row]})[1:]))
+
+
 def measure(args, results):
     """Fill in the results, printing each row as it comes."""
     import torch
@@ -282,13 +312,17 @@ def main(argv=None):
         model_table,
         prepared_forms,
         profile_table,
+        runtime_table,
         write,
     )
 
+    if args.models and args.runtimes:
+        raise UserError("--models and --runtimes are two measurements; give one of the two")
+    whole = "--models" if args.models else "--runtimes" if args.runtimes else None
     for name, default in OF_CONTESTS.items():
-        if args.models and getattr(args, name) != default:
+        if whole and getattr(args, name) != default:
             raise UserError(
-                f"--{name} is about networks alone; leave it out beside --models, which times Tiny in fixed "
+                f"--{name} is about networks alone; leave it out beside {whole}, which times Tiny in fixed "
                 "models and sizes, on the CPU"
             )
     if args.device == "cuda" and not torch.cuda.is_available():
@@ -303,6 +337,7 @@ def main(argv=None):
         "contests": [],
         "allocation": {},
         "models": [],
+        "runtimes": [],
         "growth": {},
         "stream": {},
         "start_up": {},
@@ -311,6 +346,9 @@ def main(argv=None):
     if args.models:
         measure_whole_models(args, results)
         tables = (model_table, profile_table)
+    elif args.runtimes:
+        measure_runtimes(args, results)
+        tables = (runtime_table,)
     else:
         measure(args, results)
         tables = (contest_table, figure_table)

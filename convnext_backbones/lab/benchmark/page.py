@@ -23,6 +23,9 @@ OF_KINDS = {
     "prepared / onnxruntime": "prepared, over ONNX Runtime",
     "prepared / openvino": "prepared, over OpenVINO",
 }
+# What is measured by runs of its own: its rows, and that run's command and date; its title in the page.
+APART = (("models", "models_run"), ("runtimes", "runtimes_run"))
+RUN_APART = {"Whole models": "models_run", "Other runtimes": "runtimes_run"}
 
 
 def contest_table(results: dict) -> list[tuple[str, ...]]:
@@ -109,6 +112,24 @@ def model_table(results: dict) -> list[tuple[str, ...]]:
     return lines
 
 
+def runtime_table(results: dict) -> list[tuple[str, ...]]:
+    """Forms in which a network can be deployed on a CPU, each beside eager PyTorch."""
+    lines = [("model", "backbone", "images", "computed by", "time", "time ratio", "outputs off")]
+    for row in results.get("runtimes", []):
+        about = row["model"], f"V{row['version']} tiny", "{}x3x{}x{}".format(*row["size"])
+        if "skipped" in row:
+            lines.append((*about, "-", "-", f"skipped: {row['skipped']}", ""))
+            continue
+        for name, median in row["medians"].items():
+            spread = _spread(row["ratios"][name])
+            lines.append(
+                (*about, name, f"{1000 * median:.0f} ms", spread, f"{row['off'][name]:.1g}")
+            )
+        for name, why in row["left_out"].items():
+            lines.append((*about, name, "-", f"left out: {why}", ""))
+    return lines
+
+
 def profile_table(results: dict) -> list[tuple[str, ...]]:
     """Where the time of whole models goes with our backbone: parts, and the largest operators."""
     lines = [("model", "backbone", "work", "parts", "largest operators")]
@@ -168,6 +189,7 @@ def report(results: dict, plots: Iterable[str] = ()) -> str:
         "Freed memory": allocation_table,
         "Whole models": model_table,
         "Where their time goes": profile_table,
+        "Other runtimes": runtime_table,
         "Growth with area": growth_table,
         "A stream of varying shapes": stream_table,
         "Start-up": start_up_table,
@@ -176,8 +198,8 @@ def report(results: dict, plots: Iterable[str] = ()) -> str:
         lines = table(results)
         if len(lines) > 1:
             parts.append(f"## {title}")
-            if title == "Whole models":
-                parts.append("`{command}`, {date}".format(**results["models_run"]))
+            if title in RUN_APART:
+                parts.append("`{command}`, {date}".format(**results[RUN_APART[title]]))
             parts.append(as_markdown(lines))
         if title == "Contests" and (forms := prepared_forms(results)):
             parts.append("\n".join(f"- {line}" for line in forms))
@@ -246,19 +268,22 @@ def with_kinds(text: str, folder: Path) -> str:
 
 
 def _beside(results: dict, path: Path) -> dict:
-    """The results with what an earlier run of the other kind has written."""
+    """The results with what earlier runs of the other kinds have written."""
     if not path.exists():
         return results
-    earlier, own = json.loads(path.read_text()), ("models", "models_run")
-    if results["models"]:
-        return earlier | {key: results[key] for key in own}
-    return results | {key: earlier[key] for key in own if key in earlier}
+    earlier = json.loads(path.read_text())
+    kept = {key: earlier[key] for pair in APART for key in pair if key in earlier}
+    for pair in APART:
+        if results.get(pair[0]):
+            return earlier | {key: results[key] for key in pair}
+    return results | kept
 
 
 def write(results: dict, folder: Path) -> list[Path]:
     """SLUG.json, SLUG.md and the plots SLUG-ratios.png and SLUG-area.png; returns their paths.
 
-    A run of whole models leaves the machine's other results as they are, and the other way round. Where the folder
+    A run of whole models, or of other runtimes, leaves the machine's other results as they are, and the other way
+    round. Where the folder
     has a README.md with a table of the kinds, that is written again.
     """
     folder.mkdir(parents=True, exist_ok=True)

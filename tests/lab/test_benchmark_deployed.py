@@ -1,0 +1,100 @@
+"""Other runtimes in the benchmark: lab/benchmark/deployed.py, the forms of cli/_whole_models.py."""
+
+import importlib.util
+import json
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from convnext_backbones.cli import _whole_models, run
+from convnext_backbones.lab.benchmark import deployed, page
+from convnext_backbones.lab.benchmark.contests import DisagreementError
+from convnext_backbones.lab.benchmark.deployed import EAGER, compare_forms
+
+for library in ("onnx", "onnxruntime", "openvino"):
+    pytest.importorskip(library)
+
+
+@pytest.fixture(scope="module")
+def row():
+    backbone = _whole_models._backbone(2, shrink=True)
+    images = torch.randn(1, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+    return {**compare_forms("backbone", backbone, ("a", "b"), images, rounds=3), "version": 2}
+
+
+def test_every_form_is_compared_and_timed_turn_about(row):
+    assert row["size"] == [1, 64, 48]
+    names = list(row["medians"])
+    assert names[0] == EAGER
+    words = " ".join(names)
+    for form in ("prepare_for_inference fp32", "onnxruntime", "openvino"):
+        assert form in words
+    assert sum(name.endswith("int8") for name in names) == 2
+    for name, off in row["off"].items():
+        assert len(row["seconds"][name]) == 3
+        assert (off < 1e-5) == name.endswith("fp32"), (name, off)
+        assert off < 0.1
+    assert row["ratios"][EAGER]["median"] == 1
+    assert row["left_out"] == {}
+
+
+def test_a_form_with_other_outputs_is_not_timed(monkeypatch):
+    class Other(nn.Module):
+        def forward(self, x):
+            return x.mean(dim=(1, 2, 3)) * (2 if torch.compiler.is_compiling() else 1)
+
+    monkeypatch.setattr(
+        deployed, "prepare", lambda network, **options: (network, "")
+    )  # of a ConvNeXt
+    monkeypatch.setattr(
+        deployed, "quantised", lambda source, out, *args, **options: shutil.copy(source, out)
+    )
+    with pytest.raises(DisagreementError, match=r"one: onnxruntime .* gives other outputs"):
+        compare_forms("one", Other(), ("y",), torch.rand(1, 3, 32, 32) + 1)
+
+
+def test_missing_runtimes_and_frameworks_are_told(monkeypatch, row):
+    monkeypatch.setattr(deployed, "why_no_runtime", lambda name: f"{name} is not installed")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(_whole_models, "DEPLOYED", {False: (64, 64)})
+    found = list(_whole_models.measure_deployed([2], rounds=1, shrink=True))
+    assert [name.partition(",")[0] for name in found[0]["medians"]] == ["PyTorch"] * len(found[0]["medians"])  # fmt: skip
+    lines = [" ".join(line) for line in page.runtime_table({"runtimes": found})]
+    assert any("left out: openvino is not installed" in line for line in lines)
+    assert "skipped: mmengine, mmcv, mmdet, mmseg: not installed" in lines[-1]
+
+
+def test_a_run_of_runtimes_leaves_the_machines_other_results(tmp_path, row):
+    common = {"command": "tool", "left_out": {}, "growth": {}, "stream": {}, "start_up": {},
+              "allocation": {}, "contests": [], "models": [], "runtimes": []}  # fmt: skip
+    about = {"processor": "A", "device": "cpu", "flags": [], "threads": 2, "packages": {},
+             "date": "2026-11-26", "speeds": {"copy, bytes/s": 1e9}}  # fmt: skip
+    contest = {"contest": "c", "version": 2, "arch": "tiny", "size": [1, 64, 64], "skipped": "why"}
+    ran = {"command": "tool --runtimes", "date": "2026-11-26"}
+    networks = common | {"machine": about, "contests": [contest]}
+    runtimes = common | {"machine": about, "runtimes": [row], "runtimes_run": ran}
+    for results in (networks, runtimes, networks):
+        page.write(results, tmp_path)
+    kept = json.loads((tmp_path / "a.json").read_text())
+    assert (kept["contests"], len(kept["runtimes"])) == ([contest], 1)
+    text = (tmp_path / "a.md").read_text()
+    assert "## Other runtimes\n\n`tool --runtimes`, 2026-11-26" in text
+    for name in row["medians"]:
+        assert f"| backbone | V2 tiny | 1x3x64x48 | {name} | " in text
+
+
+@pytest.mark.parametrize("other", ["--models", "--full", "--sizes=1x64x64"])
+def test_options_that_say_nothing_to_runtimes_are_refused(other, capsys):
+    with pytest.raises(SystemExit):
+        run("benchmark", ["--runtimes", other])
+    assert "--runtimes" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_upernet_is_computed_by_every_form():
+    pytest.importorskip("mmseg")
+    network = _whole_models._upernet(2, (64, 64), shrink=True)
+    found = compare_forms("UPerNet", network, ("logits",), torch.randn(1, 3, 64, 64), rounds=1)
+    assert max(found["off"].values()) < 0.5
