@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from pages import DOCS
 from torch import nn
 
 from convnext_backbones.cli import _whole_models, run
@@ -98,3 +99,30 @@ def test_a_upernet_is_computed_by_every_form():
     network = _whole_models._upernet(2, (64, 64), shrink=True)
     found = compare_forms("UPerNet", network, ("logits",), torch.randn(1, 3, 64, 64), rounds=1)
     assert max(found["off"].values()) < 0.5
+
+
+def test_the_page_of_export_says_what_the_results_say(row):
+    folder = DOCS / "benchmarks"
+    text = (DOCS / "export.md").read_text()
+    assert page.with_kinds(text, folder, page.runtimes_of_kinds) == text
+    machine = {"processor": "A", "flags": ["avx2"]}
+    other = {"machine": machine, "contests": []}  # of before
+    lines = page.runtimes_of_kinds([other, {"machine": machine, "runtimes": [row]}])
+    assert lines[0] == ("model", "images", "computed by", "A, avx2")
+    assert lines[1] == ("backbone, V2-T", "1x3x64x48", EAGER, "1.00")
+    assert lines[-1][2] == "openvino int8"
+    assert not any("." in line[2] for line in lines)
+
+
+def test_results_write_the_page_of_export(tmp_path, row):
+    folder = tmp_path / "benchmarks"
+    (tmp_path / "export.md").write_text(f"a\n{page.BEGIN}\nold\n{page.END}\nb\n")
+    about = {"processor": "A", "device": "cpu", "flags": [], "threads": 2, "packages": {},
+             "date": "2026-11-26", "speeds": {"copy, bytes/s": 1e9}}  # fmt: skip
+    results = {"command": "tool", "left_out": {}, "growth": {}, "stream": {}, "start_up": {},
+               "allocation": {}, "contests": [], "models": [], "machine": about,
+               "runtimes": [row], "runtimes_run": {"command": "t", "date": "d"}}  # fmt: skip
+    page.write(results, folder)
+    text = (tmp_path / "export.md").read_text()
+    assert (text[:2], text[-2:], "old" in text) == ("a\n", "b\n", False)
+    assert f"| backbone, V2-T | 1x3x64x48 | {EAGER} | 1.00 |" in text

@@ -1,7 +1,8 @@
 """The results as tables, and as a page in Markdown beside its plots."""
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .allocation import GIVEN_BACK, KEPT
@@ -259,12 +260,30 @@ def kinds_table(found: list[dict]) -> list[tuple[str, ...]]:
     return lines
 
 
-def with_kinds(text: str, folder: Path) -> str:
+def runtimes_of_kinds(found: list[dict]) -> list[tuple[str, ...]]:
+    """Every form's time by that of eager PyTorch, a column for each processor's results."""
+    found = [results for results in found if results.get("runtimes")]
+    cells = {}
+    for k, results in enumerate(found):
+        for row in results["runtimes"]:
+            for name, ratios in row.get("ratios", {}).items():
+                # "onnxruntime 1.32.0 int8": versions differ by machine
+                form = re.sub(r" [\d.]+ ", " ", name)
+                model = f"{row['model']}, V{row['version']}-T", "{}x3x{}x{}".format(*row["size"])
+                cells.setdefault((*model, form), {})[k] = f"{ratios['median']:.2f}"
+    machines = [f"{m['processor']}, {', '.join(m['flags'])}" for m in (r["machine"] for r in found)]
+    lines = [("model", "images", "computed by", *machines)]
+    for place, ratios in cells.items():
+        lines.append((*place, *(ratios.get(k, "") for k in range(len(found)))))
+    return lines
+
+
+def with_kinds(text: str, folder: Path, table: Callable = kinds_table) -> str:
     """A page whose table of the kinds is that of the folder's results, of CPUs."""
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     found = [results for results in found if results["machine"]["device"] == "cpu"]
     before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{as_markdown(kinds_table(found))}\n{END}{rest.split(END)[1]}"
+    return f"{before}{BEGIN}\n{as_markdown(table(found))}\n{END}{rest.split(END)[1]}"
 
 
 def _beside(results: dict, path: Path) -> dict:
@@ -283,8 +302,7 @@ def write(results: dict, folder: Path) -> list[Path]:
     """SLUG.json, SLUG.md and the plots SLUG-ratios.png and SLUG-area.png; returns their paths.
 
     A run of whole models, or of other runtimes, leaves the machine's other results as they are, and the other way
-    round. Where the folder
-    has a README.md with a table of the kinds, that is written again.
+    round. Tables of the kinds in the folder's README.md, and of the runtimes in export.md beside it, are written again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     name = slug(results["machine"])
@@ -299,8 +317,9 @@ def write(results: dict, folder: Path) -> list[Path]:
         plots.append(folder / f"{name}-area.png")
         plot_area(results, plots[-1])
     paths[1].write_text(report(results, [path.name for path in plots]))
-    readme = folder / "README.md"
-    if readme.exists() and BEGIN in readme.read_text():
-        readme.write_text(with_kinds(readme.read_text(), folder))
-        paths.append(readme)
+    pages = {folder / "README.md": kinds_table, folder.parent / "export.md": runtimes_of_kinds}
+    for shown, table in pages.items():
+        if shown.exists() and BEGIN in shown.read_text():
+            shown.write_text(with_kinds(shown.read_text(), folder, table))
+            paths.append(shown)
     return [*paths, *plots]
