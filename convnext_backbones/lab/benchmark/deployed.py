@@ -21,7 +21,7 @@ from ...export.pooling import make_exact
 from ...export.quantising import quantised
 from ...export.sizes import Shapes
 from ...export.writing import annotate, as_openvino, quiet, traced, written
-from .contests import DisagreementError, infer, prepare
+from .contests import FALLS_ASLEEP, DisagreementError, infer, prepare
 from .machine import DTYPES, computes_in_bfloat16
 from .measuring import interleaved, ratio
 from .runtimes import RUNTIMES, why_no_runtime
@@ -63,7 +63,7 @@ def compare_forms(
                 f"{title}: {name} gives other outputs than PyTorch in float32: they are {off[name]:.2g} off, "
                 f"{MOST_OFF[precision]:g} is allowed; nothing was timed"
             )
-    measured = interleaved(forms, rounds, images.device, most_seconds)
+    measured = interleaved(forms, rounds, images.device, most_seconds, pause=FALLS_ASLEEP)
     return {
         "model": title,
         "size": [images.shape[0], *images.shape[2:]],
