@@ -51,6 +51,8 @@ def export(
     """
     out = Path(out).expanduser()
     check_name(out, options)
+    if (options.precision == "int8") != (options.int8 is not None):
+        raise UserError('precision="int8" and Options(int8=..), how it is quantised, go together')
     shapes = shapes_of(model, options.dynamic, options.fixed, options.batch)
     for picture in pictures:
         _check_picture(picture, shapes)

@@ -47,6 +47,11 @@ def of_config(
     Raises:
         UserError: there are no such pictures, or fewer than LEAST.
     """
+    if host.records(config, "val", most=0) is None:
+        raise UserError(
+            "--int8 measures what it loses on the validation set, and the config has none: write one, such as "
+            "val_dataloader and val_evaluator"
+        )
     if calibration is None or calibration.isdigit():
         files = _of_training(host, config, int(calibration or PICTURES))
     else:
@@ -73,7 +78,7 @@ def of_config(
             raise UserError(
                 "--int8: the validation set's evaluator gives no metric, so that nobody can say what it loses"
             )
-        factors = {name: JUDGED.get(name, 1.0) for name in names}
+        factors = {name: JUDGED.get(name, 100.0 if one[name] <= 1 else 1.0) for name in names}
         if all(factor * one[name] < 1 for name, factor in factors.items()):
             say(
                 f"the float file itself reaches {names[0]} {one[names[0]]:.2g}: what int8 loses cannot be told "

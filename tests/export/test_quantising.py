@@ -158,7 +158,7 @@ def host_of(files, error=None):
     records = Records(
         "train", "label maps", ("a", "b"), [Record(str(f)) for f in files], error=error
     )
-    return SimpleNamespace(records=lambda config, split: records)
+    return SimpleNamespace(records=lambda config, split, *, most=None: records)
 
 
 def of_config(host, measure=None, **options):
@@ -230,6 +230,19 @@ def test_too_few_calibration_pictures_get_a_sentence(tmp_path, monkeypatch, file
 def test_an_unreadable_training_set_says_why():
     with pytest.raises(UserError, match=r"there are none: no a\.json\. Give a folder"):
         of_config(host_of([], error="no a.json"))
+
+
+def test_a_config_without_validation_data_is_refused_before_anything_is_exported():
+    host = SimpleNamespace(records=lambda config, split, *, most=None: None)
+    with pytest.raises(UserError, match="on the validation set, and the config has none"):
+        of_config(host)
+
+
+def test_other_metrics_from_0_to_1_count_in_points_of_a_hundred_too():
+    values = iter([{"mAP": 0.5}, {"mAP": 0.48}])
+    made = of_config(host_of(["a.png"] * 9), lambda see, most: (next(values), 3))
+    opened = SimpleNamespace(about={})
+    assert made.accuracy(opened, opened).lost == pytest.approx(2)
 
 
 def test_pictures_are_spread_over_a_set():
