@@ -76,6 +76,22 @@ def test_every_pin_is_exact():
             assert line.startswith("#") or "==" in line, f"{file.name}: {line}"
 
 
+def test_operators_are_compiled_with_optimisation(environment, monkeypatch, tmp_path):
+    """setuptools takes CFLAGS in the place of Python's flags, -O3 among them."""
+    told = []
+
+    def wheel(*arguments, **variables):
+        told.append(variables["CFLAGS"].split())
+        Path(arguments[arguments.index("-w") + 1], "a.whl").touch()
+
+    monkeypatch.setattr(environment, "pip", wheel)
+    monkeypatch.setattr(setup_env, "CACHE", tmp_path)
+    folder = setup_env.wheel_folder(environment, "a-1")
+    assert setup_env.build_wheel(environment, "source", folder).parent == folder
+    assert {"-O2", "-DNDEBUG"} <= set(told[0])
+    assert folder.name.endswith("-O2")  # a wheel kept from before is not taken
+
+
 def test_merged_mmcv_units_hold_every_operator_once(tmp_path):
     folder = tmp_path / "mmcv/ops/csrc/pytorch"
     (folder / "cpu").mkdir(parents=True)

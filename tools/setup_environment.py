@@ -50,6 +50,11 @@ TRIED = {  # the imports that end a set-up
 MMCV_OWN_UNIT = ("roi_align.cpp", "roi_align_rotated.cpp", "rotated_feature_align.cpp")
 MMCV_LAST_IN_UNIT = ("psamask.cpp",)
 
+# Of every operator. They stand in the place of Python's own, which setuptools takes where there is no
+# CFLAGS: without -O2 mmcv's RoIAlign takes twice to three times as long, its NMS four times.
+OPTIMISED = "-O2"
+COMPILER_FLAGS = f"{OPTIMISED} -DNDEBUG -g0"
+
 
 class SetupError(Exception):
     """Something that the user has to mend; the message says what."""
@@ -189,8 +194,7 @@ def merge_mmcv_sources(source):
 def wheel_folder(environment, name):
     """Where built wheels of `name` for this Python and torch are kept."""
     tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    folder = CACHE / "wheels" / f"{name}-{tag}-torch{pinned('build.txt', 'torch')}"
-    return folder
+    return CACHE / "wheels" / f"{name}-{tag}-torch{pinned('build.txt', 'torch')}{OPTIMISED}"
 
 
 def build_wheel(environment, source, folder, **variables):
@@ -198,7 +202,7 @@ def build_wheel(environment, source, folder, **variables):
     with tempfile.TemporaryDirectory() as work:
         environment.pip(
             "wheel", "--no-deps", "--no-build-isolation", "-w", work, source,
-            CFLAGS="-g0", MAX_JOBS=str(os.cpu_count() or 2), **variables,
+            CFLAGS=COMPILER_FLAGS, MAX_JOBS=str(os.cpu_count() or 2), **variables,
         )  # fmt: skip
         wheel = next(Path(work).glob("*.whl"))
         folder.mkdir(parents=True, exist_ok=True)
