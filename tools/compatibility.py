@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from setup_environment import (
+    COMPILER_FLAGS,
     REQUIREMENTS,
     ROOT,
     SetupError,
@@ -151,7 +152,7 @@ def make(cell: Cell, folder: Path) -> Path:
         let_torch_name_the_standard(source)
         merge_mmcv_sources(source)
         pip("install", "--no-deps", "--no-build-isolation", source, failing=RuntimeError,
-            MMCV_WITH_OPS="1", CFLAGS="-g0", MAX_JOBS=str(os.cpu_count() or 2))  # fmt: skip
+            MMCV_WITH_OPS="1", CFLAGS=COMPILER_FLAGS, MAX_JOBS=str(os.cpu_count() or 2))  # fmt: skip
     return python
 
 
