@@ -398,6 +398,7 @@ def figures(work: Path, budget: Budget) -> dict:
                     ))  # fmt: skip
     return dict(
         torch=version("torch"), processor=processor()[0], budget=budget._asdict(),
+        cpu_seconds=round(sum(float(file.read_text()) for file in work.rglob("*.seconds"))),
         pretraining=pretraining, probes=probes, detectors=detectors,
     )  # fmt: skip
 
@@ -485,6 +486,7 @@ def budget_table(found: dict) -> str:
                 f"RTMDet, pictures of {budget.detector_size} pixels, {steps} steps of {budget.detector_batch}",
                 f"{spread(seconds, 0)} s" if seconds else "",
             ],
+            ["all", "with tests, probes and configs", f"{found['cpu_seconds'] / 60:.0f} min"],
         ],
     ) + f"\n\n{found['processor']}, torch {found['torch']}."  # fmt: skip
 
