@@ -107,6 +107,11 @@ def test_a_run_that_fails_names_its_log_and_its_time_counts(tmp_path, monkeypatc
     assert effect.run(log, "working") > first + 0.1
 
 
+def test_a_page_without_results_names_the_step(work):
+    with pytest.raises(effect.RunError, match="no result of pretrain"):
+        effect.figures(work, effect.Budget())
+
+
 def test_after_a_failure_no_run_begins():
     begun = []
 

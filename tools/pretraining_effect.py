@@ -349,7 +349,7 @@ def figures(work: Path, budget: Budget) -> dict:
     """What the runs' records say; a run without a result is missing.
 
     Raises:
-        RunError: nothing was pretrained yet.
+        RunError: a step has no result at all.
     """
     from convnext_backbones.runs.machine import processor
     from convnext_backbones.runs.report import records_of
@@ -396,6 +396,9 @@ def figures(work: Path, budget: Budget) -> dict:
                         },
                         cpu_seconds=seconds_of(work / "detectors" / name),
                     ))  # fmt: skip
+    for step, runs in (("probe", probes), ("detect", detectors)):
+        if not runs:
+            raise RunError(f"there is no result of {step} yet")
     return dict(
         torch=version("torch"), processor=processor()[0], budget=budget._asdict(),
         cpu_seconds=round(sum(float(file.read_text()) for file in work.rglob("*.seconds"))),
@@ -503,6 +506,8 @@ def written(text: str, found: dict) -> str:
 
 
 def main() -> None:
+    from convnext_backbones.cli import number
+
     parser = argparse.ArgumentParser(
         prog="tools/pretraining_effect.py",
         description=__doc__,
@@ -513,7 +518,9 @@ def main() -> None:
         "steps", nargs="*", metavar="STEP", help=f"of: {', '.join(STEPS)}; default: all"
     )
     parser.add_argument("--work-dir", type=Path, help="default: work_dirs/pretraining_effect")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="detectors at a time (1)")
+    parser.add_argument(
+        "--jobs", type=number(int, 1), default=1, metavar="N", help="detectors at a time (1)"
+    )
     parser.add_argument(
         "--start", choices=STARTS, action="append", help="of probes and detectors; default: both"
     )
