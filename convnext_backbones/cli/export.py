@@ -142,11 +142,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = files.export(model, args.out, options._replace(int8=int8), pictures)
     for row in rows:
         say(str(row))
-    size = args.out.stat().st_size + sum(
-        file.stat().st_size
-        for file in (args.out.with_suffix(".bin"), args.out.with_name(f"{args.out.name}.data"))
-        if file.exists()
-    )
+    weights = args.out.with_suffix(".bin") if args.to == "openvino" else Path(f"{args.out}.data")
+    size = sum(file.stat().st_size for file in (args.out, weights) if file.exists())
     told = _told_int8(args.out) if int8 else _told(rows)
     say(f"{args.out}: {size / 1e6:.1f} MB, {options.precision}; {told}", always=True)
 
