@@ -199,8 +199,8 @@ def run_contests(args, parts, version, ours, peers, results):
     return best
 
 
-def measure_whole_models(args, results):
-    """Fill in the rows of whole models, printing each as it comes.
+def measure_apart(args, results, kind):
+    """Fill in the rows of "models" or of "runtimes", printing each as it comes.
 
     Freed memory is kept, as the commands that train, test and predict keep it.
     """
@@ -208,44 +208,25 @@ def measure_whole_models(args, results):
 
     from ..kernels.allocation import keep_freed_memory
     from ..lab.benchmark.machine import machine_speed
-    from ..lab.benchmark.page import as_text, model_table
-    from ._whole_models import measure_models
+    from ..lab.benchmark.page import as_text, model_table, runtime_table
+    from ._whole_models import measure_deployed, measure_models
 
+    measured, table = {
+        "models": (measure_models, model_table),
+        "runtimes": (measure_deployed, runtime_table),
+    }[kind]
     keep_freed_memory()
     results["machine"]["speeds"] = machine_speed(torch.device(args.device))
-    results["models_run"] = {"command": results["command"], "date": results["machine"]["date"]}
-    rows = measure_models(
+    results[f"{kind}_run"] = {"command": results["command"], "date": results["machine"]["date"]}
+    rows = measured(
         args.versions,
         rounds=args.rounds,
         quick=args.quick,
         most_seconds=MOST_SECONDS_OF_MODELS[args.quick],
     )
     for row in rows:
-        results["models"].append(row)
-        say(as_text(model_table({"models": [row]})[1:]))
-
-
-def measure_runtimes(args, results):
-    """Fill in the rows of other runtimes, printing each as it comes; freed memory is kept here, too."""
-    import torch
-
-    from ..kernels.allocation import keep_freed_memory
-    from ..lab.benchmark.machine import machine_speed
-    from ..lab.benchmark.page import as_text, runtime_table
-    from ._whole_models import measure_deployed
-
-    keep_freed_memory()
-    results["machine"]["speeds"] = machine_speed(torch.device(args.device))
-    results["runtimes_run"] = {"command": results["command"], "date": results["machine"]["date"]}
-    rows = measure_deployed(
-        args.versions,
-        rounds=args.rounds,
-        quick=args.quick,
-        most_seconds=MOST_SECONDS_OF_MODELS[args.quick],
-    )
-    for row in rows:
-        results["runtimes"].append(row)
-        say(as_text(runtime_table({"runtimes": [row]})[1:]))
+        results[kind].append(row)
+        say(as_text(table({kind: [row]})[1:]))
 
 
 def measure(args, results):
@@ -344,10 +325,10 @@ def main(argv=None):
         "left_out": {},
     }
     if args.models:
-        measure_whole_models(args, results)
+        measure_apart(args, results, "models")
         tables = (model_table, profile_table)
     elif args.runtimes:
-        measure_runtimes(args, results)
+        measure_apart(args, results, "runtimes")
         tables = (runtime_table,)
     else:
         measure(args, results)

@@ -168,7 +168,8 @@ def test_freed_memory_is_kept_before_a_model_is_timed(monkeypatch):
         _whole_models, "measure_models", lambda *_, **__: called.append("timed") or []
     )
     args = benchmark.parse_args(["--models", "--quick"])
-    benchmark.measure_whole_models(args, {"command": "", "machine": {"date": ""}, "models": []})
+    results = {"command": "", "machine": {"date": ""}, "models": []}
+    benchmark.measure_apart(args, results, "models")
     assert called == ["kept", "timed"]
 
 
