@@ -102,7 +102,7 @@ def noted_image_sizes(images: Tensor) -> Sizes | None:
             "trace: build the backbone with ignore_padding=False, or use torch.jit.trace"
         )
     with _LOCK:
-        own, noted = _NOTED.get(images), list(_NOTED.items())
+        own, noted = _NOTED.get(images), _all_noted()
     if own is not None:
         return own if _padded(images, own) else None
     memory = images.untyped_storage().data_ptr()
@@ -115,6 +115,15 @@ def noted_image_sizes(images: Tensor) -> Sizes | None:
         "padding, or was cropped or copied since. Call the backbone with image_sizes, or build it "
         "with ignore_padding=False"
     )
+
+
+def _all_noted() -> list[tuple[Tensor, Sizes]]:
+    """The batches that live, with their sizes."""
+    while True:
+        try:
+            return list(_NOTED.items())
+        except RuntimeError:  # in another thread a batch died, which takes no lock
+            continue
 
 
 def _padded(batch: Tensor, image_sizes: Sizes) -> bool:
