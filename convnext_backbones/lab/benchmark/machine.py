@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from ...kernels import processor
+from ...kernels.linear import linear
 from ...network.prepared import fastest_dtype
 from .measuring import interleaved
 
@@ -132,7 +132,7 @@ def machine_speed(device: torch.device, rounds: int = 7) -> dict[str, float]:
     """Matrix products in FLOP/s per dtype, and a copy in bytes/s, read and written both counted.
 
     The fastest of the rounds, which end after MOST_SECONDS each; on a CPU of two libraries, since MKL, which torch
-    multiplies matrices with, is held back on some processors, and oneDNN, which computes convolutions, is not.
+    multiplies matrices with, is held back on some processors, and oneDNN, which computes the blocks' layers, is not.
     bfloat16 only where the device computes in it: emulated, its speed is no limit of anything.
     """
     gpu = device.type == "cuda"
@@ -145,9 +145,9 @@ def machine_speed(device: torch.device, rounds: int = 7) -> dict[str, float]:
         a @ b
         fastest = _fastest(lambda a=a, b=b: a @ b, rounds, device)
         if not gpu:
-            pixels, weight = a.t()[None, :, :, None], b[:, :, None, None]  # channels-last
-            convolved = _fastest(lambda x=pixels, w=weight: F.conv2d(x, w), rounds, device)
-            fastest = min(fastest, convolved)
+            bias = b.new_zeros(side)
+            by_layer = _fastest(lambda a=a, b=b, c=bias: linear(a[None], b, c), rounds, device)
+            fastest = min(fastest, by_layer)
         speeds[f"matrix product {name}, FLOP/s"] = 2 * side**3 / fastest
     source = torch.ones(length, device=device)
     target = torch.empty_like(source)
