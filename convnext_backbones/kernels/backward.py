@@ -19,6 +19,7 @@ from .linear import multiplies, product, weight_gradient
 from .steps import (
     Inside,
     Settings,
+    Visible,
     Weights,
     cast,
     counted,
@@ -98,6 +99,8 @@ def backward(
 
 def on_zeros(rows: Tensor, x: Tensor, inside: Inside) -> Tensor:
     """The (N, H, W, C) gradient of the depthwise convolution's result, from that of what was taken of it."""
+    if not isinstance(inside, Visible):
+        return rows
     n, c, height, width = x.shape
     return put_back(rows, rows.new_zeros(1).expand(n, height, width, c), inside)
 

@@ -93,7 +93,8 @@ def _inference(
     y = depthwise(seen(x.to(settings.dtype), inside), w, settings).permute(0, 2, 3, 1)
     y = taken(y, inside)
     normed, _, _ = norm(y, w, settings.norm_eps)
-    shortcut = _shortcut(x, inside, normed, settings)
+    stream = _stream(x, settings)
+    shortcut = taken(stream, inside).reshape_as(normed)
     if w.grn_gamma is None:
         second, _ = second_half(shortcut, keep, None, w)
         parts = parts_of(normed)
@@ -108,13 +109,12 @@ def _inference(
         if scale is not None:
             a *= scale
         out = second(a, shortcut)
-    out = put_back(out.view(y.shape), x.to(settings.stream).permute(0, 2, 3, 1), inside)
-    return out.permute(0, 3, 1, 2)  # NHWC -> NCHW
+    return put_back(out.view(y.shape), stream, inside).permute(0, 3, 1, 2)  # NHWC -> NCHW
 
 
-def _shortcut(x: Tensor, inside: Inside, normed: Tensor, settings: Settings) -> Tensor:
-    """x as (N, T, C) in the data type of the residual sum."""
-    return taken(x.to(settings.stream).permute(0, 2, 3, 1), inside).reshape_as(normed)
+def _stream(x: Tensor, settings: Settings) -> Tensor:
+    """x as (N, H, W, C) in the data type of the residual sum."""
+    return x.to(settings.stream).permute(0, 2, 3, 1)
 
 
 def _by_kernels(x, keep, inside, weights, settings, *, training):
@@ -208,7 +208,8 @@ def _forward(x, keep, inside, weights, settings):
             of_part = None if counts is None else counts[part]
             energy[part[0]] += fast_energy(a, of_part)
         scale, _ = grn_scale(energy, weights.grn_gamma, settings.grn_eps)
-    shortcut = _shortcut(x, inside, normed, settings)
+    stream = _stream(x, settings)
+    shortcut = taken(stream, inside).reshape_as(normed)
     second, scale = second_half(shortcut, keep, scale, w)
     out = normed  # takes its place part by part: the backward pass computes it again
     for part in parts:
@@ -217,8 +218,7 @@ def _forward(x, keep, inside, weights, settings):
         if scale is not None:
             a *= scale[part[0]]
         out = put(out, part, parts, second.of(part[0])(a, shortcut[part]))
-    out = put_back(out.view(y.shape), x.to(settings.stream).permute(0, 2, 3, 1), inside)
-    return _as_map(out), Kept(y, mean, rstd, z, energy)
+    return _as_map(put_back(out.view(y.shape), stream, inside)), Kept(y, mean, rstd, z, energy)
 
 
 def _as_map(out: Tensor) -> Tensor:

@@ -65,11 +65,10 @@ def visible_maps(
     as_many = bool(least == most)
     if as_many:
         units = (~visible).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(most)]
-    maps = []
+    maps, of_units = [], visible.view(-1, *grid)
     for stride in strides:
         scale = unit // stride
-        inside = visible.view(-1, *grid)
-        inside = inside.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+        inside = of_units.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
         maps.append(Visible(inside, _places(units, grid, scale)) if as_many else inside)
     return maps
 

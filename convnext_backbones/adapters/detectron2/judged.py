@@ -1,7 +1,6 @@
 """What a config's validation set says of any function from a picture to what is in it, such as a file in
 the place of the model: by the config's own data set and evaluator."""
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,14 +23,11 @@ def accuracy(run, see: Callable[[Path], Result], most: int) -> tuple[dict[str, f
     dataset = run.settings.test_data[0]
     loader, evaluator = run.build_test_loader(dataset), run.build_evaluator(dataset)
     evaluators = getattr(evaluator, "_evaluators", [evaluator])  # of DatasetEvaluators
-    chosen, images = set(spread(len(loader.dataset), most)), []
+    chosen, images = spread(len(loader.dataset), most), []
     for one in evaluators:
         one.reset()
-    records = itertools.chain.from_iterable(loader)
-    bar = progress(records, "evaluating", unit="picture", total=len(loader.dataset))
-    for k, record in enumerate(bar):
-        if k not in chosen:
-            continue
+    for k in progress(chosen, "evaluating", unit="picture"):
+        record = loader.dataset[k]
         images.append(record.get("image_id"))
         output = _output(see(Path(record["file_name"])))
         for one in evaluators:
