@@ -61,12 +61,11 @@ def measure_models(
 
     for row in ROWS:
         size = row.quick if quick else row.size
-        missing = [n for n in NEEDED[row.framework] if importlib.util.find_spec(n) is None]
+        missing = _missing(row.framework)
         for version in versions:
             about = {"version": version, "size": list(size), "pictures": row.pictures}
             if missing:
-                reason = f"{', '.join(missing)}: not installed"
-                yield {"model": row.title, "work": "", "skipped": reason, **about}
+                yield {"model": row.title, "work": "", "skipped": missing, **about}
                 continue
             ours, theirs = contestants(row, version, size, shrink=shrink)
             for found in compare_models(
@@ -75,13 +74,23 @@ def measure_models(
                 yield {**found, **about}
 
 
+def _missing(framework: str) -> str | None:
+    """Why its models cannot be built here; None: they can."""
+    missing = [n for n in NEEDED[framework] if importlib.util.find_spec(n) is None]
+    return f"{', '.join(missing)}: not installed" if missing else None
+
+
+def _config(row: Row, version: int) -> str:
+    return row.config if version == 1 else row.config.replace("convnext_t", "convnextv2_t")
+
+
 def contestants(row: Row, version: int, size: tuple[int, int], *, shrink: bool = False):
     """WholeModel of ours, and by layout that with timm's backbone."""
     from ..lab.benchmark.contests import LAYOUTS
     from ..lab.benchmark.models import TimmBackbone, WholeModel
     from ..lab.random_weights import fill_randomly
 
-    config = row.config if version == 1 else row.config.replace("convnext_t", "convnextv2_t")
+    config = _config(row, version)
     timing = importlib.import_module(f"..adapters.{row.framework}.timing", __package__)
     folder = "detectron2/" if row.framework == "detectron2" else ""
     model, losses, found, parts = timing.timed_model(
@@ -130,7 +139,8 @@ def measure_deployed(
 
     size = DEPLOYED[quick]
     images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
-    missing = [n for n in NEEDED["openmmlab"] if importlib.util.find_spec(n) is None]
+    upernet = ROWS[0]
+    missing = _missing(upernet.framework)
     options = dict(rounds=rounds, most_seconds=most_seconds)
     for version in versions:
         backbone = _backbone(version, shrink=shrink)
@@ -139,20 +149,12 @@ def measure_deployed(
             **compare_forms("backbone", backbone, names, images, **options),
             "version": version,
         }
-        title = ROWS[0].title
+        about = {"model": upernet.title, "version": version, "size": [1, *size]}
         if missing:
-            yield {
-                "model": title,
-                "skipped": f"{', '.join(missing)}: not installed",
-                "version": version,
-                "size": [1, *size],
-            }
+            yield {**about, "skipped": missing}
             continue
-        network = _upernet(version, size, shrink=shrink)
-        yield {
-            **compare_forms(title, network, ("logits",), images, **options),
-            "version": version,
-        }
+        network = _upernet(_config(upernet, version), size, shrink=shrink)
+        yield {**compare_forms(upernet.title, network, ("logits",), images, **options), **about}
 
 
 def _backbone(version: int, *, shrink: bool):
@@ -168,13 +170,12 @@ def _backbone(version: int, *, shrink: bool):
     return fill_randomly(backbone).eval()
 
 
-def _upernet(version: int, size: tuple[int, int], *, shrink: bool):
+def _upernet(config: str, size: tuple[int, int], *, shrink: bool):
     """Images to logits."""
     from ..adapters.openmmlab.export import Segmentor
     from ..adapters.openmmlab.timing import timed_model
     from ..lab.random_weights import fill_randomly
 
-    config = ROWS[0].config if version == 1 else ROWS[0].config.replace("convnext_t", "convnextv2_t")  # fmt: skip
     model, *_ = timed_model(config, size, 1, shrink=shrink)
     fill_randomly(model.backbone)
     return Segmentor(model).eval()

@@ -81,6 +81,11 @@ def _normalised(model: Exportable, pixels: Tensor) -> Tensor:
     return images[:, [2, 1, 0]] if model.bgr else images
 
 
+def root_mean_square_off(y: np.ndarray, x: np.ndarray) -> float:
+    """The root mean square of x - y by that of y."""
+    return float(np.sqrt(((x - y) ** 2).mean() / max((y**2).mean(), 1e-12)))
+
+
 def compare(
     opened: Opened,
     wanted: Sequence[Expected],

@@ -12,6 +12,7 @@ import numpy as np
 from ..console import progress, say
 from ..data.pictures import picture_files, read_picture
 from ..errors import UserError
+from ..export.checking import root_mean_square_off
 from ..export.opened import Opened
 from ..export.pictures import OPENCV, as_input, prepared
 from ..export.quantising import Accuracy, Int8
@@ -176,7 +177,7 @@ def of_name(*, calibration: str | None, evaluate: int | None, most_lost: float |
         for file in held_out:
             images = _input(before, file)
             one, other = before.run(images), after.run(images)
-            difference.append(max(_relative(y, other[name]) for name, y in one.items()))
+            difference.append(max(root_mean_square_off(y, other[name]) for name, y in one.items()))
         lost = 100 * float(np.mean(difference))
         of = f"{len(held_out)} other pictures of {calibration}"
         return Accuracy(of, {DIFFERENCE: 0.0}, {DIFFERENCE: lost}, lost)
@@ -192,8 +193,3 @@ def _input(opened: Opened, file: Path) -> np.ndarray:
         about = {**about, "resize": {"long": LARGEST, "short": LARGEST, "by": OPENCV}}
     images = as_input(prepared(image, about).pixels, about)
     return np.repeat(images, about["batch"] or 1, axis=0)
-
-
-def _relative(y: np.ndarray, x: np.ndarray) -> float:
-    """The root mean square of x - y by that of y."""
-    return float(np.sqrt(((x - y) ** 2).mean() / max((y**2).mean(), 1e-12)))

@@ -10,11 +10,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from randomness import randomised
 from torch import nn
 from torch.nn import functional as F
 
-from convnext_backbones import create_classifier
 from convnext_backbones.cli import export as command
 from convnext_backbones.cli import run
 from convnext_backbones.errors import UserError
@@ -231,14 +229,6 @@ def hidden(network, x):
 
 
 # ---- the command ---------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "atto.pth"
-    torch.save(randomised(create_classifier("convnextv2_atto", num_classes=3)).state_dict(), path)
-    yield path
-    path.unlink()
-
-
 def exported(*arguments):
     return run("export", [str(a) for a in arguments])
 

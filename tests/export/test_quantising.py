@@ -12,7 +12,6 @@ from PIL import Image
 from randomness import randomised
 from torch import nn
 
-from convnext_backbones import create_classifier
 from convnext_backbones.cli import run
 from convnext_backbones.data.pictures import read_label_map
 from convnext_backbones.data.records import Record, Records
@@ -250,14 +249,6 @@ def test_pictures_are_spread_over_a_set():
 
 
 # ---- the command ---------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "atto.pth"
-    torch.save(randomised(create_classifier("convnextv2_atto", num_classes=3)).state_dict(), path)
-    yield path
-    path.unlink()
-
-
 def test_the_command_quantises_a_classifier_by_a_folder(tmp_path, checkpoint, pictures, capsys):
     out = tmp_path / "a.onnx"
     end = ["--to", "onnx", "--fixed", "48x64", "--int8", "--calibration", str(pictures), "--out"]

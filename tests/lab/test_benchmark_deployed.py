@@ -96,7 +96,8 @@ def test_options_that_say_nothing_to_runtimes_are_refused(other, capsys):
 @pytest.mark.slow
 def test_a_upernet_is_computed_by_every_form():
     pytest.importorskip("mmseg")
-    network = _whole_models._upernet(2, (64, 64), shrink=True)
+    config = _whole_models._config(_whole_models.ROWS[0], 2)
+    network = _whole_models._upernet(config, (64, 64), shrink=True)
     found = compare_forms("UPerNet", network, ("logits",), torch.randn(1, 3, 64, 64), rounds=1)
     assert max(found["off"].values()) < 0.5
 

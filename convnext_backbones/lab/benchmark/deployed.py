@@ -8,13 +8,14 @@ import importlib.metadata
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...export.checking import TOLERANCES
+from ...export.checking import TOLERANCES, root_mean_square_off
 from ...export.exportable import Exportable, Graph
 from ...export.opened import ONNX, open_exported
 from ...export.pooling import make_exact
@@ -57,7 +58,7 @@ def compare_forms(
     reference, off = forms[EAGER](), {}
     for name, run in forms.items():
         precision = name.rpartition(" ")[2]
-        off[name] = max(_off(y, x) for y, x in zip(reference, run(), strict=True))
+        off[name] = max(starmap(root_mean_square_off, zip(reference, run(), strict=True)))
         if not off[name] <= MOST_OFF[precision]:
             raise DisagreementError(
                 f"{title}: {name} gives other outputs than PyTorch in float32: they are {off[name]:.2g} off, "
@@ -73,10 +74,6 @@ def compare_forms(
         "off": off,
         "left_out": {r: why for r in RUNTIMES if (why := why_no_runtime(r))},
     }  # fmt: skip
-
-
-def _off(y: np.ndarray, x: np.ndarray) -> float:
-    return float(np.sqrt(((x - y) ** 2).mean() / max((y**2).mean(), 1e-12)))
 
 
 def _forms(

@@ -250,8 +250,7 @@ def kinds_table(found: list[dict]) -> list[tuple[str, ...]]:
             place = list(OF_KINDS).index(row["contest"]), row["version"], size[1] * size[2], size
             memory = f"; {row['memory_ratio']:.2f}" if "memory_ratio" in row else ""
             cells.setdefault(place, {})[k] = f"{row['ratio']['median']:.2f}{memory}"
-    machines = [results["machine"] for results in found]
-    lines = [("", "images", *(f"{m['processor']}, {', '.join(m['flags'])}" for m in machines))]
+    lines = [("", "images", *map(_kind, found))]
     for place in sorted(cells):
         contest, version, _, size = place
         words = f"V{version} {list(OF_KINDS.values())[contest]}"
@@ -271,11 +270,15 @@ def runtimes_of_kinds(found: list[dict]) -> list[tuple[str, ...]]:
                 form = re.sub(r" [\d.]+ ", " ", name)
                 model = f"{row['model']}, V{row['version']}-T", "{}x3x{}x{}".format(*row["size"])
                 cells.setdefault((*model, form), {})[k] = f"{ratios['median']:.2f}"
-    machines = [f"{m['processor']}, {', '.join(m['flags'])}" for m in (r["machine"] for r in found)]
-    lines = [("model", "images", "computed by", *machines)]
+    lines = [("model", "images", "computed by", *map(_kind, found))]
     for place, ratios in cells.items():
         lines.append((*place, *(ratios.get(k, "") for k in range(len(found)))))
     return lines
+
+
+def _kind(results: dict) -> str:
+    """The head of a processor's column."""
+    return ", ".join([results["machine"]["processor"], *results["machine"]["flags"]])
 
 
 def with_kinds(text: str, folder: Path, table: Callable = kinds_table) -> str:
