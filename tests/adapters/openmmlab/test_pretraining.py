@@ -248,7 +248,6 @@ import sys
 
 import torch
 from mmengine.config import Config
-from own_runs import break_loss, printed_lines, status_of, stopped_in
 from mmengine.runner import FlexibleRunner
 
 config, work_dir = sys.argv[1:]
