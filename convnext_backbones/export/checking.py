@@ -1,6 +1,8 @@
 """The written file run by its runtime, and compared with PyTorch: what differs, and whether it may."""
 
-from collections.abc import Sequence
+import copy
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,11 +39,13 @@ class Row(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """Images as the file takes them, what they are, and PyTorch's outputs for them."""
+    """Images as the file takes them, what they are, and PyTorch's outputs for them; its masks in given
+    regions, where the outputs have some: boxes and labels to masks."""
 
     title: str
     images: Tensor
     outputs: tuple[Tensor, ...]
+    masks: Callable[[Tensor, Tensor], Tensor] | None
 
 
 def expected(
@@ -55,12 +59,18 @@ def expected(
     given = [(f"{n} of {h}x{w}", _noise(model, (n, h, w), generator)) for n, h, w in shapes]
     given += [(f"picture {k} {x.shape[2]}x{x.shape[3]}", x) for k, x in enumerate(pictures, 1)]
     found = []
+    masks_in = copy.deepcopy(
+        model.masks
+    )  # of the network as it is now, which is changed for the graph
     with torch.no_grad():
         for title, pixels in given:
             images = pixels if graph.pixels else _normalised(model, pixels)
-            outputs = model.reference(graph.normalised(images))
+            normalised = graph.normalised(images)
+            outputs = model.reference(normalised)
             outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
-            found.append(Expected(title, images, tuple(y.detach().clone() for y in outputs)))
+            outputs = tuple(y.detach().clone() for y in outputs)
+            masks = functools.partial(masks_in, normalised) if masks_in else None
+            found.append(Expected(title, images, outputs, masks))
     return found
 
 
@@ -101,7 +111,7 @@ def compare(
             runtime fails.
     """
     rows = []
-    for title, images, outputs in wanted:
+    for title, images, outputs, masks_in in wanted:
         try:
             found = opened.run(images.numpy())
         except Exception as error:
@@ -122,7 +132,9 @@ def compare(
         if model.task == INSTANCES and tolerance is None:
             continue
         if model.task == INSTANCES:
-            rows += _instances(title, pairs, max(images.shape[2:]), UNMATCHED[precision], tolerance)
+            masks = _masks(masks_in, found) if masks_in else None
+            side = max(images.shape[2:])
+            rows += _instances(title, pairs, masks, side, UNMATCHED[precision], tolerance)
         else:
             rows += [_dense(title, name, y, x) for name, (y, x) in pairs.items()]
     if tolerance is None:
@@ -143,9 +155,24 @@ def _dense(title: str, name: str, y: np.ndarray, x: np.ndarray) -> Row:
 
 
 # ---- instances -----------------------------------------------------------------------------------
-def _instances(title: str, pairs: dict, side: int, unmatched: float, tolerance: float) -> list[Row]:
-    """Each instance beside its nearest of the same class. Order may differ where scores are equal, and a few
-    may be in one list alone."""
+def _masks(masks_in: Callable, found: dict) -> np.ndarray:
+    """PyTorch's masks in the file's own regions. A mask is what its region makes of it: compared in another,
+    it would say once more how far the boxes are apart, which is a figure of its own."""
+    boxes, labels = (torch.from_numpy(np.asarray(found[name])) for name in ("boxes", "labels"))
+    with torch.no_grad():
+        return masks_in(boxes, labels.long()).numpy()
+
+
+def _instances(
+    title: str,
+    pairs: dict,
+    masks: np.ndarray | None,
+    side: int,
+    unmatched: float,
+    tolerance: float,
+) -> list[Row]:
+    """Each instance beside its nearest of the same class; masks, (N, k, m, m), beside the file's at their
+    place. Order may differ where scores are equal, and a few may be in one list alone."""
     worst = dict.fromkeys(pairs, 0.0)
     lost = total = 0
     for n in range(len(pairs["scores"][0])):
@@ -156,7 +183,9 @@ def _instances(title: str, pairs: dict, side: int, unmatched: float, tolerance: 
         lost += max(len(here), len(there)) - len(nearest)
         for a, b in nearest:
             for name in pairs:
-                apart = float(np.abs(one[name][a] - other[name][b]).max(initial=0))
+                in_its_region = name == "masks" and masks is not None
+                wanted = masks[n][b] if in_its_region else one[name][a]
+                apart = float(np.abs(wanted - other[name][b]).max(initial=0))
                 worst[name] = max(worst[name], apart)
     if lost > max(unmatched * total, 1 if total > 1 else 0):
         raise UserError(

@@ -21,7 +21,8 @@ class Exportable:
     network: (N, C, H, W) normalised images to a tuple of tensors. outputs: their names. task: FEATURES,
     any maps; CLASSES, logits (N, K); LABEL_MAP, logits (N, K, H, W); INSTANCES, boxes (N, k, 4), scores
     (N, k), labels (N, k) and masks (N, k, m, m), a score below 0 where there is none. reference: the same
-    as arrays by name, as the framework itself computes them from normalised images.
+    as arrays by name, as the framework itself computes them from normalised images. masks: its masks,
+    (N, k, m, m), for normalised images in given regions, boxes (N, k, 4) with labels (N, k).
 
     mean, std: of RGB pixels in 0..255; None: images come normalised. bgr: the network takes BGR.
     multiple, least: of height and width. fixed: what cannot be dynamic, BATCH or SIZE, and why.
@@ -34,6 +35,7 @@ class Exportable:
     outputs: tuple[str, ...]
     task: str
     reference: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+    masks: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     channels: int = 3
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

@@ -7,13 +7,14 @@ model says by itself is the reference that each file is compared with.
 
 from collections.abc import Iterator
 
+import torch
 from detectron2.data import transforms as T
 from detectron2.layers import ROIAlign
 from detectron2.modeling import GeneralizedRCNN, SemanticSegmentor
 from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
-from detectron2.structures import Boxes, ImageList
+from detectron2.structures import Boxes, ImageList, Instances
 from torch import Tensor, nn
 
 from ...errors import UserError
@@ -168,6 +169,16 @@ class RCNN(TwoStage):
             return lists
         return (*lists, padded([one.pred_masks[:, 0] for one in found], self.most))
 
+    def masks_in(self, images: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+        """By the model's own parts, in given regions."""
+        size, model = tuple(images.shape[2:]), self.model
+        given = [
+            Instances(size, pred_boxes=Boxes(one), pred_classes=kinds)
+            for one, kinds in zip(boxes, labels, strict=True)
+        ]
+        found = model.roi_heads.forward_with_given_boxes(model.backbone(images), given)
+        return torch.stack([one.pred_masks[:, 0] for one in found])
+
 
 def _check(part: nn.Module, name: str, *kinds: type) -> None:
     if type(part) not in kinds:
@@ -197,5 +208,6 @@ def _rcnn(model: nn.Module) -> Exportable:
     about = _about(model, "thing", score=network.score, mask_threshold=0.5, clip=True)
     return Exportable(
         network, outputs, INSTANCES, network.reference, about=about,
+        masks=network.masks_in if network.mask_stages else None,
         low=tuple(f"model.{name}" for name in LOW), **_sizes(model), **_pixels(model),
     )  # fmt: skip

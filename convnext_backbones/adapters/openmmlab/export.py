@@ -9,12 +9,22 @@ from collections.abc import Callable, Iterator
 import torch
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.structures import DetDataSample
-from mmdet.structures.bbox import bbox2roi, bbox_cxcywh_to_xyxy
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from mmengine.config import Config
 from torch import Tensor, nn
 
 from ...errors import UserError
-from ...export.detection import NONE, TwoStage, at, best, clipped, of_class, padded, suppressed
+from ...export.detection import (
+    NONE,
+    TwoStage,
+    at,
+    best,
+    clipped,
+    of_class,
+    padded,
+    regions,
+    suppressed,
+)
 from ...export.exportable import BATCH, INSTANCES, LABEL_MAP, SIZE, Exportable
 from ...export.operators import pooled_rois
 from .known_sizes import known_sizes
@@ -276,13 +286,18 @@ class RCNN(TwoStage, Detector):
         lists = _lists(found, self.most)
         if not self.mask_stages:
             return lists
-        counts = [len(one) for one in found]
-        rois = bbox2roi([one.bboxes for one in found])
-        labels = torch.cat([one.labels for one in found])
+        return (*lists, self._masks_by_the_model(maps, lists[0], lists[2]))
+
+    def masks_in(self, images: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+        """By the model's own heads, in given regions."""
+        return self._masks_by_the_model(self.model.extract_feat(images), boxes, labels)
+
+    def _masks_by_the_model(self, maps, boxes: Tensor, labels: Tensor) -> Tensor:
+        head, rois = self.model.roi_head, regions(boxes)
         stages = [(k,) for k in range(self.mask_stages)] if self.box_stages > 1 else [()]
         masks = [head._mask_forward(*k, maps, rois)["mask_preds"].sigmoid() for k in stages]
-        masks = of_class(sum(masks) / len(masks), labels)
-        return (*lists, padded(list(masks.split(counts)), self.most))
+        masks = of_class(sum(masks) / len(masks), labels.flatten())
+        return masks.unflatten(0, labels.shape)
 
 
 def _stages(head: nn.Module, kind: str) -> list[tuple[nn.Module, nn.Module]]:
@@ -351,7 +366,7 @@ def _two_stage(model: nn.Module) -> Exportable:
         return _detector(network)
     threshold = float(model.roi_head.test_cfg.mask_thr_binary)
     about = _about(model, score=network.score, mask_threshold=threshold)
-    return _detector(network, (*BOXES, "masks"), about=about)
+    return _detector(network, (*BOXES, "masks"), masks=network.masks_in, about=about)
 
 
 KINDS: dict[str, Callable[[nn.Module], Exportable]] = {
