@@ -1,5 +1,6 @@
 """An exported file, opened by its runtime: images to named arrays, and what it says of itself."""
 
+import functools
 import json
 import warnings
 from collections.abc import Callable
@@ -93,10 +94,18 @@ def _onnx(path: Path, throughput: bool) -> Opened:
     return Opened(run, about)
 
 
-def _openvino(path: Path, throughput: bool) -> Opened:
+@functools.cache
+def _openvino_core():
+    """The one Core of a process, kept to its end. OpenVINO's CPU plugin gives the thread a stack for signals;
+    where two Cores end in the order in which they began, it is left with freed memory, and the next signal
+    that Python handles, such as Ctrl-C, is a segmentation fault (2026.4.1)."""
     import openvino
 
-    core = openvino.Core()
+    return openvino.Core()
+
+
+def _openvino(path: Path, throughput: bool) -> Opened:
+    core = _openvino_core()
     network = core.read_model(path)
     text = network.get_rt_info(KEY).value if network.has_rt_info(KEY) else None
     about = _about(text, path)

@@ -4,6 +4,7 @@ import errno
 import importlib
 import json
 import re
+import subprocess
 import sys
 
 import numpy as np
@@ -326,6 +327,28 @@ def test_a_file_that_is_no_export_is_refused_by_name(tmp_path):
     onnx.save(model, tmp_path / "c.onnx")
     with pytest.raises(UserError, match="holds no metadata of convnext-backbones export"):
         open_exported(tmp_path / "c.onnx")
+
+
+TWO = """
+import gc, signal, sys
+from convnext_backbones.export.opened import open_exported
+one, other = open_exported(sys.argv[1]), open_exported(sys.argv[1])
+del one
+gc.collect()
+del other
+gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_is_still_heard_after_files_of_openvino(tmp_path):
+    file = tmp_path / "a.xml"
+    export(tiny.classifier(), file, Options(to="openvino"))
+    result = subprocess.run([sys.executable, "-c", TWO, str(file)], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "interrupted\n"), result.stderr
 
 
 def test_the_options_of_a_file_are_read_as_written():
