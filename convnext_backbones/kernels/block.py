@@ -39,6 +39,7 @@ from .steps import (
     parts_of,
     put,
     put_back,
+    scales_weight,
     scratch,
     second_half,
     seen,
@@ -95,21 +96,43 @@ def _inference(
     normed, _, _ = norm(y, w, settings.norm_eps)
     stream = _stream(x, settings)
     shortcut = taken(stream, inside).reshape_as(normed)
+    parts, out = parts_of(normed), normed  # each part of it is needed once
     if w.grn_gamma is None:
         second, _ = second_half(shortcut, keep, None, w)
-        parts = parts_of(normed)
-        out = normed  # each part of it is needed once
         for part in parts:
             a = linear_gelu(normed[part], w.pwconv1, w.pwconv1_bias)
             out = put(out, part, parts, second.of(part[0])(a, shortcut[part]))
     else:
-        a = linear_gelu(normed, w.pwconv1, w.pwconv1_bias)
-        scale, _ = grn_scale(fast_energy(a, counted(inside)), weights.grn_gamma, settings.grn_eps)
-        second, scale = second_half(shortcut, keep, scale, w)
-        if scale is not None:
-            a *= scale
-        out = second(a, shortcut)
+        wide, energy, counts = [], _no_energy(normed), counted(inside)
+        for part in parts:
+            a = linear_gelu(normed[part], w.pwconv1, w.pwconv1_bias)
+            energy[part[0]] += fast_energy(a, None if counts is None else counts[part])
+            wide.append(a)
+        scale, _ = grn_scale(energy, weights.grn_gamma, settings.grn_eps)
+        second, of_map = _second_half(shortcut, keep, scale, w)
+        for k, part in enumerate(parts):
+            a, wide[k] = _scaled(wide[k], of_map, part, w), None
+            out = put(out, part, parts, second.of(part[0])(a, shortcut[part]))
     return put_back(out.view(y.shape), stream, inside).permute(0, 3, 1, 2)  # NHWC -> NCHW
+
+
+def _no_energy(normed: Tensor) -> Tensor:
+    """Sums of squares of what is 4C wide before any is counted, (N, 4C)."""
+    n, _, channels = normed.shape
+    return normed.new_zeros(n, 4 * channels, dtype=wide_dtype(normed))
+
+
+def _second_half(shortcut: Tensor, keep: Tensor | None, scale: Tensor | None, w: Weights):
+    """The second half; and GRN's factor, (N, 1, 4C), where a map is so small that it is multiplied by it: then
+    beta is added there too, which saves a pass over the weight."""
+    if scale is None or scales_weight(*shortcut.shape[1:]):
+        return second_half(shortcut, keep, scale, w)
+    return second_half(shortcut, keep, None, w)[0], scale[:, None].to(w.pwconv2.dtype)
+
+
+def _scaled(a: Tensor, factor: Tensor | None, part: tuple[slice, slice], w: Weights) -> Tensor:
+    """A part of a after GRN, in its memory."""
+    return a if factor is None else torch.addcmul(w.grn_beta, a, factor[part[0]], out=a)
 
 
 def _stream(x: Tensor, settings: Settings) -> Tensor:
@@ -202,7 +225,7 @@ def _forward(x, keep, inside, weights, settings):
     memory = scratch(0, z[parts[0]])  # of a, for a part
     energy = scale = a = None
     if w.grn_gamma is not None:
-        energy, counts = z.new_zeros(len(z), z.shape[2], dtype=wide_dtype(z)), counted(inside)
+        energy, counts = _no_energy(normed), counted(inside)
         for part in parts:
             a = gelu(z[part], memory)
             of_part = None if counts is None else counts[part]
@@ -210,13 +233,12 @@ def _forward(x, keep, inside, weights, settings):
         scale, _ = grn_scale(energy, weights.grn_gamma, settings.grn_eps)
     stream = _stream(x, settings)
     shortcut = taken(stream, inside).reshape_as(normed)
-    second, scale = second_half(shortcut, keep, scale, w)
+    second, of_map = _second_half(shortcut, keep, scale, w)
     out = normed  # takes its place part by part: the backward pass computes it again
     for part in parts:
         if a is None or len(parts) > 1:
             a = gelu(z[part], memory)
-        if scale is not None:
-            a *= scale[part[0]]
+        a = _scaled(a, of_map, part, w)
         out = put(out, part, parts, second.of(part[0])(a, shortcut[part]))
     return _as_map(put_back(out.view(y.shape), stream, inside)), Kept(y, mean, rstd, z, energy)
 

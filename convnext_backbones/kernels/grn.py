@@ -28,17 +28,20 @@ def fast_energy(x: Tensor, inside: Tensor | None = None) -> Tensor:
     if x.device.type != "cpu":
         x = x if inside is None else x * inside[..., None]
         return torch.linalg.vector_norm(x, dim=1, dtype=dtype).square()
-    total = x.new_zeros(x.shape[0], 1, x.shape[2], dtype=dtype)
-    if inside is None:
-        inside = x.new_ones(1, 1).expand(x.shape[:2])
-    counted = inside.to(dtype)[:, None]
-    squares = x.new_empty(ROWS, x.shape[2], dtype=dtype)
+    counted = None if inside is None else inside.to(dtype)[..., None]
+    squares = x.new_empty(min(ROWS, x.shape[1]), x.shape[2], dtype=dtype)
+    totals = []
     for k in range(x.shape[0]):
-        for rows, ones in zip(x[k].split(ROWS), counted[k].split(ROWS, dim=1), strict=True):
+        sums = []
+        for first in range(0, x.shape[1], ROWS):
+            rows = x[k, first : first + ROWS]
             part = squares[: len(rows)]
             torch.mul(rows, rows, out=part) if x.dtype == dtype else part.copy_(rows).square_()
-            total[k].addmm_(ones, part)
-    return total[:, 0]
+            if counted is not None:
+                part *= counted[k, first : first + ROWS]
+            sums.append(part.sum(0))
+        totals.append(sum(sums[1:], sums[0]))
+    return torch.stack(totals)
 
 
 def grn_scale(energy: Tensor, gamma: Tensor, eps: float) -> tuple[Tensor, Tensor]:
