@@ -200,7 +200,8 @@ def run_contests(args, parts, version, ours, peers, results):
 
 
 def measure_apart(args, results, kind):
-    """Fill in the rows of "models" or of "runtimes", printing each as it comes.
+    """Fill in the rows of "models" or of "runtimes", printing each as it comes, and writing the results each
+    time: it takes an hour.
 
     Freed memory is kept, as the commands that train, test and predict keep it.
     """
@@ -208,7 +209,7 @@ def measure_apart(args, results, kind):
 
     from ..kernels.allocation import keep_freed_memory
     from ..lab.benchmark.machine import machine_speed
-    from ..lab.benchmark.page import as_text, model_table, runtime_table
+    from ..lab.benchmark.page import as_text, model_table, runtime_table, write
     from ._whole_models import measure_deployed, measure_models
 
     measured, table = {
@@ -227,6 +228,8 @@ def measure_apart(args, results, kind):
     for row in rows:
         results[kind].append(row)
         say(as_text(table({kind: [row]})[1:]))
+        if args.output:
+            write(results, args.output)
 
 
 def measure(args, results):

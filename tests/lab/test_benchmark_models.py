@@ -126,15 +126,17 @@ def test_a_model_with_other_losses_is_not_timed():
 # --- what is written ----------------------------------------------------------------------------
 
 
+COMMON = {"command": "tool", "figures": [], "left_out": {}, "growth": {}, "stream": {},
+          "start_up": {}, "allocation": {}, "contests": []}  # fmt: skip
+ABOUT = {"processor": "A", "device": "cpu", "flags": [], "threads": 2, "packages": {},
+         "date": "2026-11-26", "speeds": {"copy, bytes/s": 1e9}}  # fmt: skip
+
+
 def test_a_run_of_models_leaves_the_machines_other_results(tmp_path, rows):
-    common = {"command": "tool", "figures": [], "left_out": {}, "growth": {}, "stream": {},
-              "start_up": {}, "allocation": {}, "contests": []}  # fmt: skip
-    about = {"processor": "A", "device": "cpu", "flags": [], "threads": 2, "packages": {},
-             "date": "2026-11-26", "speeds": {"copy, bytes/s": 1e9}}  # fmt: skip
     contest = {"contest": "c", "version": 2, "arch": "tiny", "size": [1, 64, 64], "skipped": "why"}
-    networks = common | {"machine": about, "models": [], "contests": [contest]}
+    networks = COMMON | {"machine": ABOUT, "models": [], "contests": [contest]}
     run = {"command": "tool --models", "date": "2026-11-26"}
-    whole_models = common | {"machine": about, "models": rows, "models_run": run}
+    whole_models = COMMON | {"machine": ABOUT, "models": rows, "models_run": run}
     for results in (networks, whole_models, networks):
         page.write(results, tmp_path)
     kept = json.loads((tmp_path / "a.json").read_text())
@@ -145,6 +147,19 @@ def test_a_run_of_models_leaves_the_machines_other_results(tmp_path, rows):
     for row in rows:
         assert f"{row['ratio']['median']:.2f} ({row['ratio']['low']:.2f} to " in text
     assert "## Where their time goes" in text
+
+
+def test_a_run_that_is_stopped_leaves_the_rows_that_it_has(tmp_path, rows, monkeypatch):
+    def stopped(*_, **__):
+        yield rows[0]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(machine, "machine_speed", lambda device: ABOUT["speeds"])
+    monkeypatch.setattr(_whole_models, "measure_models", stopped)
+    args = benchmark.parse_args(["--models", "--output", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.measure_apart(args, COMMON | {"machine": ABOUT, "models": []}, "models")
+    assert len(json.loads((tmp_path / "a.json").read_text())["models"]) == 1
 
 
 def test_a_framework_that_is_not_installed_is_left_out_with_the_reason(monkeypatch):
