@@ -201,7 +201,7 @@ def run_contests(args, parts, version, ours, peers, results):
 
 def measure_apart(args, results, kind):
     """Fill in the rows of "models" or of "runtimes", printing each as it comes, and writing the results each
-    time: it takes an hour.
+    time: it takes half an hour.
 
     Freed memory is kept, as the commands that train, test and predict keep it.
     """
