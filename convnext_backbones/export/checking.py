@@ -59,9 +59,7 @@ def expected(
     given = [(f"{n} of {h}x{w}", _noise(model, (n, h, w), generator)) for n, h, w in shapes]
     given += [(f"picture {k} {x.shape[2]}x{x.shape[3]}", x) for k, x in enumerate(pictures, 1)]
     found = []
-    masks_in = copy.deepcopy(
-        model.masks
-    )  # of the network as it is now, which is changed for the graph
+    masks_in = copy.deepcopy(model.masks)  # with its network, which is changed for the graph
     with torch.no_grad():
         for title, pixels in given:
             images = pixels if graph.pixels else _normalised(model, pixels)
@@ -183,8 +181,7 @@ def _instances(
         lost += max(len(here), len(there)) - len(nearest)
         for a, b in nearest:
             for name in pairs:
-                in_its_region = name == "masks" and masks is not None
-                wanted = masks[n][b] if in_its_region else one[name][a]
+                wanted = masks[n][b] if name == "masks" else one[name][a]
                 apart = float(np.abs(wanted - other[name][b]).max(initial=0))
                 worst[name] = max(worst[name], apart)
     if lost > max(unmatched * total, 1 if total > 1 else 0):

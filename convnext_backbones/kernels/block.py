@@ -3,8 +3,8 @@
 The plain reference is Block.forward in convnext.py. The same steps in another arrangement:
 
 - Layer scale and GRN's factor are diagonal matrices beside the second pointwise layer: where maps
-  are large they are multiplied into its weight. GRN's beta goes through the layer into its bias, and
-  the residual sum is the layer's last step.
+  are large they are multiplied into its weight. GRN's beta goes through the layer into its bias
+  there, and the residual sum is the layer's last step.
 - The backward pass keeps the input, the output of the depthwise convolution and that of the first
   pointwise layer: 6 values for each of the input's. LayerNorm and GELU are computed again. Gradients
   of the factors are taken from that of the second weight, without another pass over a map.
@@ -39,7 +39,6 @@ from .steps import (
     parts_of,
     put,
     put_back,
-    scales_weight,
     scratch,
     second_half,
     seen,
@@ -109,9 +108,9 @@ def _inference(
             energy[part[0]] += fast_energy(a, None if counts is None else counts[part])
             wide.append(a)
         scale, _ = grn_scale(energy, weights.grn_gamma, settings.grn_eps)
-        second, of_map = _second_half(shortcut, keep, scale, w)
+        second, scale = second_half(shortcut, keep, scale, w)
         for k, part in enumerate(parts):
-            a, wide[k] = _scaled(wide[k], of_map, part, w), None
+            a, wide[k] = _scaled(wide[k], scale, part, w), None
             out = put(out, part, parts, second.of(part[0])(a, shortcut[part]))
     return put_back(out.view(y.shape), stream, inside).permute(0, 3, 1, 2)  # NHWC -> NCHW
 
@@ -122,17 +121,9 @@ def _no_energy(normed: Tensor) -> Tensor:
     return normed.new_zeros(n, 4 * channels, dtype=wide_dtype(normed))
 
 
-def _second_half(shortcut: Tensor, keep: Tensor | None, scale: Tensor | None, w: Weights):
-    """The second half; and GRN's factor, (N, 1, 4C), where a map is so small that it is multiplied by it: then
-    beta is added there too, which saves a pass over the weight."""
-    if scale is None or scales_weight(*shortcut.shape[1:]):
-        return second_half(shortcut, keep, scale, w)
-    return second_half(shortcut, keep, None, w)[0], scale[:, None].to(w.pwconv2.dtype)
-
-
-def _scaled(a: Tensor, factor: Tensor | None, part: tuple[slice, slice], w: Weights) -> Tensor:
-    """A part of a after GRN, in its memory."""
-    return a if factor is None else torch.addcmul(w.grn_beta, a, factor[part[0]], out=a)
+def _scaled(a: Tensor, scale: Tensor | None, part: tuple[slice, slice], w: Weights) -> Tensor:
+    """A part of a times GRN's factor, and beta, in its memory; as it is where second_half has seen to them."""
+    return a if scale is None else torch.addcmul(w.grn_beta, a, scale[part[0]], out=a)
 
 
 def _stream(x: Tensor, settings: Settings) -> Tensor:
@@ -233,12 +224,12 @@ def _forward(x, keep, inside, weights, settings):
         scale, _ = grn_scale(energy, weights.grn_gamma, settings.grn_eps)
     stream = _stream(x, settings)
     shortcut = taken(stream, inside).reshape_as(normed)
-    second, of_map = _second_half(shortcut, keep, scale, w)
+    second, scale = second_half(shortcut, keep, scale, w)
     out = normed  # takes its place part by part: the backward pass computes it again
     for part in parts:
         if a is None or len(parts) > 1:
             a = gelu(z[part], memory)
-        a = _scaled(a, of_map, part, w)
+        a = _scaled(a, scale, part, w)
         out = put(out, part, parts, second.of(part[0])(a, shortcut[part]))
     return _as_map(put_back(out.view(y.shape), stream, inside)), Kept(y, mean, rstd, z, energy)
 

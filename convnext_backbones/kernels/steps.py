@@ -164,14 +164,15 @@ class Second(NamedTuple):
 def second_half(
     shortcut: Tensor, keep: Tensor | None, scale: Tensor | None, w: Weights
 ) -> tuple[Second, Tensor | None]:
-    """The second half; and GRN's factor (N, 1, 4C) where a itself is to be multiplied by it."""
+    """The second half; and GRN's factor, (N, 1, 4C), where a map is so small that a itself is to be multiplied by
+    it: GRN's beta is to be added there too, which saves a pass over the weight."""
     weight, bias, gamma = w.pwconv2, w.pwconv2_bias, w.gamma
     keep = None if keep is None else keep.view(-1, 1, 1)
     if scale is not None:
         scale = scale[:, None].to(weight.dtype)
-        if w.grn_beta is not None:
-            bias = torch.addmv(bias, weight, w.grn_beta)
         if scales_weight(*shortcut.shape[1:]):
+            if w.grn_beta is not None:
+                bias = torch.addmv(bias, weight, w.grn_beta)
             weight, bias = weight * scale, bias.expand(len(shortcut), 1, -1)
             if keep is not None:
                 weight, bias = weight * keep.to(weight.dtype), bias * keep.to(weight.dtype)
