@@ -294,6 +294,7 @@ def main(argv=None):
         contest_table,
         figure_table,
         model_table,
+        no_results,
         prepared_forms,
         profile_table,
         runtime_table,
@@ -315,18 +316,8 @@ def main(argv=None):
         model_name(args.arch, version)
     if args.threads:
         torch.set_num_threads(args.threads)
-    results = {
-        "command": command_line("benchmark", argv),
-        "machine": describe_machine(torch.device(args.device)),
-        "contests": [],
-        "allocation": {},
-        "models": [],
-        "runtimes": [],
-        "growth": {},
-        "stream": {},
-        "start_up": {},
-        "left_out": {},
-    }
+    machine = describe_machine(torch.device(args.device))
+    results = no_results(command_line("benchmark", argv), machine)
     if args.models:
         measure_apart(args, results, "models")
         tables = (model_table, profile_table)

@@ -67,15 +67,11 @@ def test_missing_runtimes_and_frameworks_are_told(monkeypatch, row):
     assert "skipped: mmengine, mmcv, mmdet, mmseg: not installed" in lines[-1]
 
 
-def test_a_run_of_runtimes_leaves_the_machines_other_results(tmp_path, row):
-    common = {"command": "tool", "left_out": {}, "growth": {}, "stream": {}, "start_up": {},
-              "allocation": {}, "contests": [], "models": [], "runtimes": []}  # fmt: skip
-    about = {"processor": "A", "device": "cpu", "flags": [], "threads": 2, "packages": {},
-             "date": "2026-11-26", "speeds": {"copy, bytes/s": 1e9}}  # fmt: skip
+def test_a_run_of_runtimes_leaves_the_machines_other_results(tmp_path, row, no_results):
     contest = {"contest": "c", "version": 2, "arch": "tiny", "size": [1, 64, 64], "skipped": "why"}
     ran = {"command": "tool --runtimes", "date": "2026-11-26"}
-    networks = common | {"machine": about, "contests": [contest]}
-    runtimes = common | {"machine": about, "runtimes": [row], "runtimes_run": ran}
+    networks = no_results | {"contests": [contest]}
+    runtimes = no_results | {"runtimes": [row], "runtimes_run": ran}
     for results in (networks, runtimes, networks):
         page.write(results, tmp_path)
     kept = json.loads((tmp_path / "a.json").read_text())
@@ -115,14 +111,10 @@ def test_the_page_of_export_says_what_the_results_say(row):
     assert not any("." in line[2] for line in lines)
 
 
-def test_results_write_the_page_of_export(tmp_path, row):
+def test_results_write_the_page_of_export(tmp_path, row, no_results):
     folder = tmp_path / "benchmarks"
     (tmp_path / "export.md").write_text(f"a\n{page.BEGIN}\nold\n{page.END}\nb\n")
-    about = {"processor": "A", "device": "cpu", "flags": [], "threads": 2, "packages": {},
-             "date": "2026-11-26", "speeds": {"copy, bytes/s": 1e9}}  # fmt: skip
-    results = {"command": "tool", "left_out": {}, "growth": {}, "stream": {}, "start_up": {},
-               "allocation": {}, "contests": [], "models": [], "machine": about,
-               "runtimes": [row], "runtimes_run": {"command": "t", "date": "d"}}  # fmt: skip
+    results = no_results | {"runtimes": [row], "runtimes_run": {"command": "t", "date": "d"}}
     page.write(results, folder)
     text = (tmp_path / "export.md").read_text()
     assert (text[:2], text[-2:], "old" in text) == ("a\n", "b\n", False)

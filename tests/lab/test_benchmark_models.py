@@ -126,17 +126,11 @@ def test_a_model_with_other_losses_is_not_timed():
 # --- what is written ----------------------------------------------------------------------------
 
 
-COMMON = {"command": "tool", "figures": [], "left_out": {}, "growth": {}, "stream": {},
-          "start_up": {}, "allocation": {}, "contests": []}  # fmt: skip
-ABOUT = {"processor": "A", "device": "cpu", "flags": [], "threads": 2, "packages": {},
-         "date": "2026-11-26", "speeds": {"copy, bytes/s": 1e9}}  # fmt: skip
-
-
-def test_a_run_of_models_leaves_the_machines_other_results(tmp_path, rows):
+def test_a_run_of_models_leaves_the_machines_other_results(tmp_path, rows, no_results):
     contest = {"contest": "c", "version": 2, "arch": "tiny", "size": [1, 64, 64], "skipped": "why"}
-    networks = COMMON | {"machine": ABOUT, "models": [], "contests": [contest]}
+    networks = no_results | {"contests": [contest]}
     run = {"command": "tool --models", "date": "2026-11-26"}
-    whole_models = COMMON | {"machine": ABOUT, "models": rows, "models_run": run}
+    whole_models = no_results | {"models": rows, "models_run": run}
     for results in (networks, whole_models, networks):
         page.write(results, tmp_path)
     kept = json.loads((tmp_path / "a.json").read_text())
@@ -149,16 +143,16 @@ def test_a_run_of_models_leaves_the_machines_other_results(tmp_path, rows):
     assert "## Where their time goes" in text
 
 
-def test_a_run_that_is_stopped_leaves_the_rows_that_it_has(tmp_path, rows, monkeypatch):
+def test_a_run_that_is_stopped_leaves_the_rows_that_it_has(tmp_path, rows, no_results, monkeypatch):
     def stopped(*_, **__):
         yield rows[0]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(machine, "machine_speed", lambda device: ABOUT["speeds"])
+    monkeypatch.setattr(machine, "machine_speed", lambda device: no_results["machine"]["speeds"])
     monkeypatch.setattr(_whole_models, "measure_models", stopped)
     args = benchmark.parse_args(["--models", "--output", str(tmp_path)])
     with pytest.raises(KeyboardInterrupt):
-        benchmark.measure_apart(args, COMMON | {"machine": ABOUT, "models": []}, "models")
+        benchmark.measure_apart(args, no_results, "models")
     assert len(json.loads((tmp_path / "a.json").read_text())["models"]) == 1
 
 

@@ -289,6 +289,22 @@ def with_kinds(text: str, folder: Path, table: Callable = kinds_table) -> str:
     return f"{before}{BEGIN}\n{as_markdown(table(found))}\n{END}{rest.split(END)[1]}"
 
 
+def no_results(command: str, machine: dict) -> dict:
+    """What a run fills in."""
+    return {
+        "command": command,
+        "machine": machine,
+        "contests": [],
+        "allocation": {},
+        "models": [],
+        "runtimes": [],
+        "growth": {},
+        "stream": {},
+        "start_up": {},
+        "left_out": {},
+    }
+
+
 def _beside(results: dict, path: Path) -> dict:
     """The results with what earlier runs of the other kinds have written."""
     if not path.exists():
