@@ -68,7 +68,7 @@ def weights_or_reason(block: nn.Module, x: Tensor) -> tuple[Weights | None, str 
     """The block's weights, or why the fast paths stand aside. Runs at every call: cheapest first."""
     if not enabled:
         return None, "dispatch.enabled is False"
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if written_down():
         return None, "the model is being compiled, exported or traced"
     reason = _why_not_map(x)
     if reason is None and _intercepted():
@@ -209,6 +209,16 @@ def changed(part: nn.Module) -> str | None:
     ):
         return "a hook"
     return None
+
+
+def written_down() -> bool:
+    """Is what runs being compiled, exported or traced, for images and batches of other sizes too?"""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def watched() -> bool:
+    """Does something write down or count the operators of torch that run, and so must see them?"""
+    return written_down() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def _intercepted() -> bool:

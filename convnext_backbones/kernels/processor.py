@@ -18,7 +18,7 @@ VARIABLE = "CONVNEXT_BACKBONES_MASK"
 _BFLOAT16 = ("avx512_bf16", "amx_bf16")  # instructions that multiply it
 _INT8 = ("avx512_vnni", "avx_vnni", "amx_int8")  # that multiply 8-bit integers, and add up in 32
 _ASKED = (
-    *("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16"),
+    *("avx2", "avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16"),
     *("amx_tile", "amx_bf16"),
     *_INT8,
 )  # fmt: skip
@@ -26,7 +26,8 @@ _COMPILER = "a C++ compiler"
 # A word of the variable -> what is missing then, in torch's names.
 MASKS = {
     "amx": tuple(name for name in _ASKED if name.startswith("amx")),
-    "avx512": tuple(name for name in _ASKED if name.startswith("avx")),
+    "avx512": tuple(name for name in _ASKED if name.startswith("avx") and name != "avx2"),
+    "avx2": ("avx2",),
     "bf16": _BFLOAT16,
     "compiler": (_COMPILER,),
 }

@@ -21,8 +21,8 @@ from torch.fx import Proxy
 from torch.nn import functional as F
 
 from ..errors import UserError
-from ..kernels import amx, processor
-from ..kernels.dispatch import changed
+from ..kernels import cpp, processor
+from ..kernels.dispatch import changed, watched, written_down
 from ..kernels.grn import ROWS, energy, fast_energy, grn_scale
 from ..kernels.linear import fuses, linear_add, linear_add_each, linear_gelu
 from .classifier import ConvNeXtClassifier
@@ -54,8 +54,9 @@ def prepare_for_inference(
         dtype: of the arithmetic inside the network. None: bfloat16 where the processor computes in
             it (a CPU with AMX-BF16 or AVX512-BF16, a GPU from Ampere on), else the model's own.
             Images are taken and maps given in the model's own dtype all the same.
-        compile: on a CPU with AMX and in bfloat16, build the blocks' kernel with the system's C++
-            compiler (once: it is cached) and use it; elsewhere, torch.compile, with any image size.
+        compile: on an x86 CPU, in float32 with AVX2 and in bfloat16 with AVX512-BF16, build kernels with
+            the system's C++ compiler (once: they are cached) and use them; elsewhere, torch.compile,
+            with any image size.
         capture: on a GPU, record a CUDA graph for each shape of images, and replay it from then on.
 
     Blocks and stages with hooks, or with a part that was replaced, are computed as they were. Where
@@ -122,8 +123,11 @@ def _prepare(trunk: Trunk, dtype: torch.dtype, compile: bool, capture: bool) -> 
     first = trunk.first_layer()
     channels = None if first is None else first.in_channels
     weight = next(trunk.parameters()) if first is None else first.weight
-    kernel = compile and weight.device.type == "cpu" and dtype == torch.bfloat16
-    plan = _Plan(channels, weight.dtype, dtype, compile, kernel, capture).checked()
+    family = None
+    if compile and weight.device.type == "cpu":
+        family, reason = cpp.choice(dtype)
+        _say_left_out(reason)
+    plan = _Plan(channels, weight.dtype, dtype, compile, family, capture)
     _prepare_layers(trunk, plan)
     trunk.__class__ = prepared_class(type(trunk))
     trunk._begin(plan)
@@ -136,17 +140,22 @@ class _Plan(NamedTuple):
     outside: torch.dtype  # of the images that it takes and the maps that it gives
     dtype: torch.dtype  # of the arithmetic
     compile: bool
-    kernel: bool  # compile means the kernel for CPUs, not torch.compile
+    family: str | None  # compile means these kernels for CPUs, not torch.compile
     capture: bool
 
     def checked(self) -> "_Plan":
-        """Without the kernel where this machine cannot run it, with a warning."""
-        if not self.kernel or (reason := amx.why_not()) is None:
+        """Without the kernels where this machine cannot run them, with a warning."""
+        if self.family is None or (reason := cpp.why_not(self.family)) is None:
             return self
+        _say_left_out(reason)
+        return self._replace(family=None)
+
+
+def _say_left_out(reason: str | None) -> None:
+    if reason is not None:
         warnings.warn(
-            f"the kernel for CPUs is left out, torch.compile used: {reason}", stacklevel=4
+            f"the kernels for CPUs are left out, torch.compile used: {reason}", stacklevel=4
         )
-        return self._replace(kernel=False)
 
 
 def _prepare_layers(trunk: Trunk, plan: _Plan) -> None:
@@ -155,16 +164,16 @@ def _prepare_layers(trunk: Trunk, plan: _Plan) -> None:
         if not _is_standard(layer):
             trunk.downsample_layers[i] = _Plain(layer, plan)
         elif i == 0:
-            trunk.downsample_layers[i] = _Stem(layer, plan.dtype, kernel=plan.kernel)
+            trunk.downsample_layers[i] = _Stem(layer, plan.dtype, family=plan.family)
         else:
-            trunk.downsample_layers[i] = _Downsample(layer, plan.dtype, kernel=plan.kernel)
+            trunk.downsample_layers[i] = _Downsample(layer, plan.dtype, family=plan.family)
     for i, stage in enumerate(trunk.stages):
         if type(stage) is not Stage or changed(stage):
             trunk.stages[i] = _Plain(stage, plan)
             continue
         for j, block in enumerate(stage):
             if _is_standard(block):
-                stage[j] = PreparedBlock(block, plan.dtype, kernel=plan.kernel)
+                stage[j] = PreparedBlock(block, plan.dtype, family=plan.family)
             else:
                 stage[j] = _Plain(block, plan)
 
@@ -216,7 +225,7 @@ class _Prepared:
     def _begin(self, plan: _Plan) -> None:
         self._plan = plan
         run = self._unmasked_maps
-        if plan.compile and not plan.kernel:
+        if plan.compile and plan.family is None:
             options = {"freezing": True} if _device(self).type == "cpu" else None
             run = torch.compile(run, dynamic=True, options=options)
         self._run = _Graphs(run) if plan.capture else run
@@ -379,20 +388,20 @@ class _Plain(nn.Module):
 
 
 class _Stem(nn.Module):
-    def __init__(self, stem: Stem, dtype: torch.dtype, *, kernel: bool):
+    def __init__(self, stem: Stem, dtype: torch.dtype, *, family: str | None):
         super().__init__()
         self.conv, self.norm = stem
         self.kernel = None
-        if kernel:
-            self.kernel = amx.AmxStem(
-                self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias,
+        if family:
+            self.kernel = cpp.CppStem(
+                family, self.conv.weight, self.conv.bias, self.norm.weight, self.norm.bias,
                 eps=self.norm.eps,
             )  # fmt: skip
         self.conv = self.conv.to(dtype=dtype, memory_format=torch.channels_last)
         self.norm = self.norm.to(dtype)
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.kernel is not None and amx.takes(images):
+        if self.kernel is not None and self.kernel.takes(images):
             return self.kernel(images)
         x = images.to(self.conv.weight.dtype).contiguous(memory_format=torch.channels_last)
         return self.norm(self.conv(x))
@@ -401,7 +410,7 @@ class _Stem(nn.Module):
 class _Downsample(nn.Module):
     """Downsample with LayerNorm's affine in the convolution, where it pads no zeros before it."""
 
-    def __init__(self, layer: Downsample, dtype: torch.dtype, *, kernel: bool):
+    def __init__(self, layer: Downsample, dtype: torch.dtype, *, family: str | None):
         super().__init__()
         norm, conv = layer
         self.pad, self.eps = layer.pad, norm.eps
@@ -415,14 +424,14 @@ class _Downsample(nn.Module):
             bias = bias + weight.sum((2, 3)) @ norm.bias.double()
             weight = weight * norm.weight.double()[:, None, None]
         self.kernel = None
-        if kernel and not self.pad and self.stride == (2, 2):
-            self.kernel = amx.AmxDownsample(weight, bias, eps=self.eps)
+        if family and not self.pad and self.stride == (2, 2):
+            self.kernel = cpp.CppDownsample(family, weight, bias, eps=self.eps)
         weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias.to(dtype))
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        if self.kernel is not None and amx.takes(x):  # stride 2 sees no padding
+        if self.kernel is not None and self.kernel.takes(x):  # stride 2 sees no padding
             return self.kernel(x)
         x = x.permute(0, 2, 3, 1)  # NCHW -> NHWC
         x = F.layer_norm(x, x.shape[-1:], self.norm_weight, self.norm_bias, self.eps)
@@ -434,15 +443,10 @@ class _Downsample(nn.Module):
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation)
 
 
-def _takes_every_size() -> bool:
-    """Is what runs being written down, for images and batches of other sizes too?"""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
-
-
 class PreparedBlock(nn.Module):
     """Block with what folds folded, and GRN's factor in the second weight of each image."""
 
-    def __init__(self, block: Block, dtype: torch.dtype, *, kernel: bool = False):
+    def __init__(self, block: Block, dtype: torch.dtype, *, family: str | None = None):
         super().__init__()
         self.channels = block.norm.normalized_shape[0]
         self.dilation, self.padding = block.dwconv.dilation, block.dwconv.padding
@@ -470,14 +474,14 @@ class PreparedBlock(nn.Module):
         self.register_buffer("bias2", bias2.to(dtype))
         self.register_buffer("grn_gamma", None if grn_gamma is None else grn_gamma.to(wide))
         self.kernel = None
-        if kernel and amx.fits(self.channels):
-            self.kernel = amx.AmxBlock(
-                block.dwconv.weight, block.dwconv.bias, weight1, bias1, weight2, bias2, grn_gamma,
-                dilation=self.dilation[0], eps=self.eps, grn_eps=self.grn_eps or 0.0,
+        if family and self.channels % 8 == 0:
+            self.kernel = cpp.CppBlock(
+                family, block.dwconv.weight, block.dwconv.bias, weight1, bias1, weight2, bias2,
+                grn_gamma, dilation=self.dilation[0], eps=self.eps, grn_eps=self.grn_eps or 0.0,
             )  # fmt: skip
 
     def forward(self, x: Tensor, inside: Tensor | None = None) -> Tensor:
-        if self.kernel is not None and inside is None and amx.takes(x):
+        if self.kernel is not None and inside is None and self.kernel.takes(x):
             return self.kernel(x)
         seen = x if inside is None else x * inside[:, None]
         y = F.conv2d(
@@ -485,7 +489,7 @@ class PreparedBlock(nn.Module):
         )
         y = y.permute(0, 2, 3, 1)  # NCHW -> NHWC
         y = F.layer_norm(y, y.shape[-1:], None, None, self.eps)
-        if fuses(y) and not _takes_every_size():
+        if fuses(y) and not watched():
             return self._fused(y, inside, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         y = F.gelu(F.linear(y, self.weight1, self.bias1))
         if self.grn_gamma is None:
@@ -518,8 +522,8 @@ class PreparedBlock(nn.Module):
         if inside is not None:
             tokens = tokens * inside.flatten(1)[..., None]
         pieces = [tokens]
-        if y.is_cuda and not _takes_every_size():
+        if y.is_cuda and not written_down():
             return grn_scale(fast_energy(tokens), self.grn_gamma, self.grn_eps)[0]
-        if y.device.type == "cpu" and not _takes_every_size():
+        if y.device.type == "cpu" and not written_down():
             pieces = tokens.split(ROWS, dim=1)  # their squares stay in the cache
         return grn_scale(sum(map(energy, pieces)), self.grn_gamma, self.grn_eps)[0]

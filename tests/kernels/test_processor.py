@@ -6,11 +6,11 @@ from randomness import random_images, randomised, relative_difference
 
 from convnext_backbones import ConvNeXtV2, prepare_for_inference
 from convnext_backbones.errors import UserError
-from convnext_backbones.kernels import amx, processor
-from convnext_backbones.kernels.amx import library
+from convnext_backbones.kernels import cpp, processor
+from convnext_backbones.kernels.cpp import library, modules
 from convnext_backbones.network.prepared import fastest_dtype
 
-ALL = "amx,avx512,bf16,compiler"
+ALL = "amx,avx512,avx2,bf16,compiler"
 
 
 @pytest.fixture
@@ -45,12 +45,13 @@ def test_what_is_masked_is_missing(
 
 def test_every_capability_that_the_kernels_need_can_be_masked(monkeypatch):
     monkeypatch.setenv(processor.VARIABLE, ALL)
-    assert set(library.NEEDED) <= processor.masked()
+    for family in cpp.FAMILIES.values():
+        assert set(family.needed) <= processor.masked()
 
 
 def test_a_word_that_masks_nothing_is_refused(monkeypatch):
     monkeypatch.setenv(processor.VARIABLE, "amx,avx-512")
-    with pytest.raises(UserError, match="holds 'avx-512'; it takes amx, avx512, bf16, compiler"):
+    with pytest.raises(UserError, match="holds 'avx-512'; it takes amx, avx512, avx2, bf16, compiler"):
         processor.processor_has("avx2")
 
 
@@ -61,34 +62,38 @@ def test_a_masked_processor_prepares_in_float32_and_says_why_there_is_no_kernel(
     assert fastest_dtype(model) == torch.bfloat16
     monkeypatch.setenv(processor.VARIABLE, ALL)
     assert fastest_dtype(model) == torch.float32
-    assert "lacks amx_tile, amx_bf16, avx512_f" in amx.why_not()
+    assert "lacks amx_tile, amx_bf16, avx512_f" in cpp.why_not("amx")
+    assert cpp.choice(torch.float32) == (None, "this processor lacks avx2")
 
 
 def test_without_a_compiler_the_reason_says_what_to_install(everything, monkeypatch):
     monkeypatch.setattr(library.platform, "system", lambda: "Linux")
     monkeypatch.setenv(processor.VARIABLE, "compiler")
-    assert amx.why_not() == "no C++ compiler was found; install g++ or set CXX"
+    assert cpp.why_not("avx2") == "no C++ compiler was found; install g++ or set CXX"
 
 
 @pytest.mark.skipif(
     processor.cxx_compiler() is None or library.platform.system() != "Linux",
     reason="needs Linux and a C++ compiler",
 )
-def test_the_kernels_compile_where_they_cannot_run(monkeypatch, tmp_path):
+@pytest.mark.parametrize("family", cpp.FAMILIES)
+def test_the_kernels_compile_where_they_cannot_run(family, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    built = library.build(processor.cxx_compiler())
+    built = library.build(family, processor.cxx_compiler())
     assert built.read_bytes().startswith(b"\x7fELF")
 
 
-def test_a_model_prepared_with_kernels_runs_where_they_cannot(monkeypatch):
+@pytest.mark.parametrize("family", cpp.FAMILIES)
+def test_a_model_prepared_with_kernels_runs_where_they_cannot(family, monkeypatch):
     """As after torch.save on one machine and torch.load on another."""
-    monkeypatch.setattr(amx, "why_not", lambda: None)
+    monkeypatch.setattr(cpp, "choice", lambda dtype: (family, None))
     model = randomised(ConvNeXtV2(dict(depths=(1, 1), dims=(8, 16))))
-    prepared = prepare_for_inference(model, torch.bfloat16, compile=True)
+    dtype = cpp.FAMILIES[family].dtype
+    prepared = prepare_for_inference(model, dtype, compile=True)
     assert prepared.stages[0][0].kernel is not None
-    monkeypatch.setattr(library, "runs_here", lambda: False)
+    monkeypatch.setattr(modules, "runs_here", lambda family: False)
     images = random_images(1, 3, 32, 32)
-    plain = prepare_for_inference(model, torch.bfloat16)
+    plain = prepare_for_inference(model, dtype)
     for ours, reference in zip(prepared(images), plain(images), strict=True):
         assert relative_difference(ours, reference) == 0
 

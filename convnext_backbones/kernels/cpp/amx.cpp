@@ -420,7 +420,7 @@ extern "C" {
 int convnext_prepare() { return (int)syscall(SYS_arch_prctl, 0x1023, 18); }
 
 // 0, or 1 where there is no memory.
-int convnext_block(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t width, int64_t c,
+int convnext_block_bfloat16(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t width, int64_t c,
                    int64_t dilation, const float* depthwise, const float* depthwise_bias, float eps,
                    const bf16* weight1, const float* bias1, const bf16* weight2, const float* bias2,
                    const float* gamma, float grn_eps) {
@@ -482,7 +482,7 @@ int convnext_block(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t wi
                     block.steps() * (part + 1) / parts);
     };
 
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(static)  // the same tiles, and so the same sums for GRN, at every call
     for (int64_t i = 0; i < grid.count(); i++) {
       const Tile tile = grid[i];
       bf16* a = all_a + (split ? i : thread) * a_bytes / 2;
@@ -554,7 +554,7 @@ int convnext_block(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t wi
 }
 
 // LayerNorm without affine and a 2x2 convolution of stride 2: (N, H, W, C) to (N, H/2, W/2, out).
-int convnext_downsample(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t width, int64_t c,
+int convnext_downsample_bfloat16(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t width, int64_t c,
                         int64_t out, float eps, const bf16* weight, const float* bias) {
   const std::lock_guard<std::mutex> guard(workspace.mutex);
   const int64_t threads = omp_get_max_threads(), steps = cut(c, B);
@@ -599,7 +599,7 @@ int convnext_downsample(const bf16* x, bf16* y, int64_t n, int64_t height, int64
 }
 
 // Convolution of patches and LayerNorm: images (N, C, H, W) in float32 to (N, H/p, W/p, out).
-int convnext_stem(const float* images, bf16* y, int64_t n, int64_t channels, int64_t height,
+int convnext_stem_bfloat16(const float* images, bf16* y, int64_t n, int64_t channels, int64_t height,
                   int64_t width, int64_t patch, int64_t out, const bf16* weight, const float* bias,
                   const float* norm_weight, const float* norm_bias, float eps) {
   const std::lock_guard<std::mutex> guard(workspace.mutex);
