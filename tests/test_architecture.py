@@ -26,9 +26,9 @@ ROOMS = {
     "network/refusals": "errors torch",
     "network/padding": "errors torch",
     "network/preprocessing": "network/variants torch torchvision",
-    "network": "errors kernels kernels/amx network/geometry network/padding network/refusals network/selection network/variants torch",
+    "network": "errors kernels kernels/cpp network/geometry network/padding network/refusals network/selection network/variants torch",
     "kernels/triton": "kernels torch triton",
-    "kernels/amx": "kernels torch",
+    "kernels/cpp": "kernels torch",
     "kernels": "errors kernels/triton torch",
     "checkpoints/class_names": "checkpoints errors network/variants timm torchvision",
     "checkpoints": "checkpoints/class_names errors filelock network network/preprocessing network/selection network/variants "
@@ -44,7 +44,7 @@ ROOMS = {
     "export": "checkpoints cv2 data errors network network/preprocessing network/selection network/variants numpy onnx onnxruntime onnxscript openvino PIL torch "
     "torchvision",
     "runs/page": "checkpoints console errors jinja2 matplotlib network network/variants network/wrappers numpy PIL runs supervision torch yaml",
-    "lab": "checkpoints console create errors export kernels kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
+    "lab": "checkpoints console create errors export kernels kernels/cpp kernels/triton matplotlib numpy network network/preprocessing network/variants PIL timm torch "
     "torchvision transformers triton",
     "looking": "checkpoints data errors lab matplotlib network network/preprocessing network/selection network/variants numpy PIL "
     "pytorch_grad_cam runs torch",
@@ -232,7 +232,7 @@ def test_the_wheel_carries_the_configs(tmp_path):
         inside = f"convnext_backbones/configs/{config.relative_to(ROOT / 'configs')}"
         assert inside in names
     assert "convnext_backbones/network/convnext.py" in names
-    assert "convnext_backbones/kernels/amx/kernels.cpp" in names
+    assert "convnext_backbones/kernels/cpp/vector.cpp" in names
     assert "convnext_backbones/data/new_config/templates/mmdet.py.jinja" in names
     for name in ("run.html.jinja", "style.css", "script.js"):
         assert f"convnext_backbones/runs/page/templates/{name}" in names

@@ -26,6 +26,7 @@ MAIN = {
     "cpu": (
         "inference, eager fp32",
         "training, eager fp32",
+        "prepared compiled fp32 / eager fp32",
         "prepared compiled bf16 / eager fp32",
         "prepared / eager fp32",
     ),

@@ -51,7 +51,9 @@ def test_every_capability_that_the_kernels_need_can_be_masked(monkeypatch):
 
 def test_a_word_that_masks_nothing_is_refused(monkeypatch):
     monkeypatch.setenv(processor.VARIABLE, "amx,avx-512")
-    with pytest.raises(UserError, match="holds 'avx-512'; it takes amx, avx512, avx2, bf16, compiler"):
+    with pytest.raises(
+        UserError, match="holds 'avx-512'; it takes amx, avx512, avx2, bf16, compiler"
+    ):
         processor.processor_has("avx2")
 
 

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from convnext_backbones import VARIANTS, ConvNeXtClassifier
 from convnext_backbones.cli import benchmark
 from convnext_backbones.errors import UserError, exit_with_sentence
+from convnext_backbones.kernels import cpp
 from convnext_backbones.lab.benchmark import contests, growth, machine, measuring, page
 from convnext_backbones.lab.benchmark.contests import OURS
 from convnext_backbones.lab.benchmark.figures import figures
@@ -228,19 +229,25 @@ def test_without_a_compiler_no_contest_compiles(monkeypatch):
 
 
 def test_only_our_kernels_and_gpus_compile_in_seconds(monkeypatch):
-    mask(monkeypatch, "amx")
+    mask(monkeypatch, "amx,avx512,avx2")
     assert not machine.compiles_in_seconds(CPU)
     assert machine.compiles_in_seconds(torch.device("cuda"))
 
 
 def test_a_prepared_network_comes_with_its_dtype_and_what_computes_it(monkeypatch):
-    mask(monkeypatch, "amx")
+    mask(monkeypatch, "amx,avx512,avx2")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         _, form = contests.prepare(small(), dtype=torch.bfloat16, compile=True)
-    assert form.startswith("bf16, the kernel for CPUs is left out, torch.compile used: this")
+    assert form.startswith("bf16, the kernels for CPUs are left out, torch.compile used: this")
+    assert (
+        contests.prepare(small(), dtype=torch.float64, compile=True)[1]
+        == "torch.float64, torch.compile"
+    )
     mask(monkeypatch, "bf16")
-    assert contests.prepare(small(), compile=True)[1] == "fp32, torch.compile"
+    family, _ = cpp.choice(torch.float32)
+    if family:
+        assert contests.prepare(small(), compile=True)[1] == f"fp32, the C++ kernels ({family})"
     assert contests.prepare(small(), compile=False)[1] == "fp32, eager steps"
 
 
@@ -263,12 +270,13 @@ def test_the_tool_runs_on_a_processor_that_has_neither_bfloat16_nor_a_compiler(
                    "growth")  # fmt: skip
     results = json.loads(next(tmp_path.glob("*.json")).read_text())
     page = next(tmp_path.glob("*.md")).read_text()
-    eager, prepared, by_default = results["contests"]
+    eager, *compiled, by_default = results["contests"]
     assert "ratio" in eager
     assert "ratio" in by_default
     assert by_default["prepared"] == "fp32, eager steps"
-    assert f"skipped: {prepared['skipped']}" in page
-    assert f"skipped: {prepared['skipped']}" in printed
+    for row in compiled:
+        assert f"skipped: {row['skipped']}" in page
+        assert f"skipped: {row['skipped']}" in printed
     assert "matrix product bf16" not in page
     assert re.search(r"^Masked: .*amx_bf16, .*avx512_bf16", page, re.MULTILINE)
     assert results["growth"]["2"]["prepared"] == "fp32, eager steps"
@@ -345,8 +353,8 @@ def test_the_results_name_machine_versions_and_command(written):
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", found["date"])
     assert results["command"].startswith("python tools/benchmark.py --quick --arch atto")
     assert [row["contest"] for row in results["contests"]] == [
-        "inference, eager fp32", "prepared compiled bf16 / eager fp32", "prepared / eager fp32",
-        "training, eager fp32",
+        "inference, eager fp32", "prepared compiled bf16 / eager fp32",
+        "prepared compiled fp32 / eager fp32", "prepared / eager fp32", "training, eager fp32",
     ]  # fmt: skip
     assert str(path) in printed
 

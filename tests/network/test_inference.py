@@ -168,7 +168,9 @@ REASONS = {name: cpp.why_not(name) for name in cpp.FAMILIES}
 WITH_KERNELS = pytest.mark.parametrize(
     "family",
     [
-        pytest.param(name, marks=pytest.mark.skipif(reason is not None, reason=f"no {name}: {reason}"))
+        pytest.param(
+            name, marks=pytest.mark.skipif(reason is not None, reason=f"no {name}: {reason}")
+        )
         for name, reason in REASONS.items()
     ],
 )

@@ -554,8 +554,9 @@ int convnext_block_bfloat16(const bf16* x, bf16* y, int64_t n, int64_t height, i
 }
 
 // LayerNorm without affine and a 2x2 convolution of stride 2: (N, H, W, C) to (N, H/2, W/2, out).
-int convnext_downsample_bfloat16(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t width, int64_t c,
-                        int64_t out, float eps, const bf16* weight, const float* bias) {
+int convnext_downsample_bfloat16(const bf16* x, bf16* y, int64_t n, int64_t height, int64_t width,
+                                 int64_t c, int64_t out, float eps, const bf16* weight,
+                                 const float* bias) {
   const std::lock_guard<std::mutex> guard(workspace.mutex);
   const int64_t threads = omp_get_max_threads(), steps = cut(c, B);
   const int64_t down = height / 2, across = width / 2, total = n * down * across;

@@ -34,7 +34,12 @@ class Family(NamedTuple):
     def flags(self) -> list[str]:
         """The compiler's."""
         needed = [name.replace("avx512_", "avx512").replace("_", "-") for name in self.needed]
-        return [*_FLAGS, *(f"-m{name}" for name in needed), f"-DLANES={self.lanes}", f"-DWIDTH={self.width}"]
+        return [
+            *_FLAGS,
+            *(f"-m{name}" for name in needed),
+            f"-DLANES={self.lanes}",
+            f"-DWIDTH={self.width}",
+        ]
 
     def function(self, kernel: str) -> str:
         """A kernel's name in C++."""
@@ -54,9 +59,8 @@ def choice(dtype: torch.dtype) -> tuple[str | None, str | None]:
     """The family that computes in this type here, or why none does. Neither: none is written for it."""
     reason = None
     for name, family in FAMILIES.items():
-        if family.dtype == dtype:
-            if (reason := why_not(name)) is None:
-                return name, None
+        if family.dtype == dtype and (reason := why_not(name)) is None:
+            return name, None
     return None, reason
 
 
@@ -111,7 +115,9 @@ def build(name: str, compiler: str) -> Path:
     source = Path(__file__).with_name(family.source)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache / "torch_extensions")
-    key = hashlib.sha256(source.read_bytes() + " ".join([compiler, *family.flags]).encode()).hexdigest()
+    key = hashlib.sha256(
+        source.read_bytes() + " ".join([compiler, *family.flags]).encode()
+    ).hexdigest()
     path = root / "convnext_backbones" / f"{name}_{key[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -111,7 +111,9 @@ class CppDownsample(_Kernel):
         self.out, self.eps = weight.shape[0], eps
         taps = weight.flatten(2).unbind(2)
         if family == "amx":  # one matrix, each tap's channels padded
-            matrix = self._matrix(torch.cat([F.pad(tap, (0, -tap.shape[1] % 32)) for tap in taps], 1))
+            matrix = self._matrix(
+                torch.cat([F.pad(tap, (0, -tap.shape[1] % 32)) for tap in taps], 1)
+            )
         else:
             matrix = torch.stack([self._matrix(tap) for tap in taps])
         self.register_buffer("weight", matrix)

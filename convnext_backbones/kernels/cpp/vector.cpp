@@ -1,5 +1,5 @@
-// Stem, downsampling and block for inference on x86 CPUs with AVX2 or AVX-512: in float32, and in bfloat16 where
-// the processor multiplies it (AVX512-BF16).
+// Stem, downsampling and block for inference on x86 CPUs with AVX2 or AVX-512: in float32, and in
+// bfloat16 where the processor multiplies it (AVX512-BF16).
 //
 // The map is cut into tiles. For each, the depthwise convolution, LayerNorm, pwconv1 and GELU,
 // pwconv2 and the residual sum follow one another, so that what is 4C wide stays in the cache. GRN
@@ -112,8 +112,8 @@ ALWAYS void store(typename T::value* p, vec x, int64_t n) {
   std::memcpy(p, padded, std::max<int64_t>(n, 0) * sizeof *p);
 }
 
-// x * Phi(x), Phi the normal distribution: 1/2 + x P(x^2) / Q(x^2), cut to 0 and 1, which it is in float32
-// from +-5.55 on. The greatest error is 1e-6, that of the usual formula 1.2e-6.
+// x * Phi(x), Phi the normal distribution: 1/2 + x P(x^2) / Q(x^2), cut to 0 and 1, which it is in
+// float32 from +-5.55 on. The greatest error is 1e-6, that of the usual formula 1.2e-6.
 ALWAYS vec gelu(vec x) {
   const vec half = all(0.5f), u = min(x * x, all(5.55f * 5.55f));
   vec p = all(2.422836154e-08f) * u + all(6.147239219e-06f);
@@ -249,6 +249,23 @@ void product(int64_t positions, const typename T::value* a, int64_t channels,
     });
 }
 
+// Rows of memory that are fetched into the L2 cache while something else is computed in `steps`.
+struct Ahead {
+  const char* row = nullptr;
+  int64_t stride = 0, bytes = 0, rows = 0, lines = 0, at = 0;  // cache lines of each step
+  Ahead() = default;
+  Ahead(const char* row, int64_t stride, int64_t bytes, int64_t rows, int64_t steps)
+      : row(row), stride(stride), bytes(bytes), rows(rows * bytes > AHEAD_BYTES ? 0 : rows),
+        lines(cut(rows * cut(bytes, 64), steps)) {}
+  void step() {
+    for (int64_t i = 0; i < lines && rows > 0; i++) {
+      __builtin_prefetch(row + at, 0, 2);
+      at += 64;
+      if (at >= bytes) at = 0, row += stride, rows--;
+    }
+  }
+};
+
 // Where a tile lies: positions [row, row + rows) x [column, column + columns) of image n.
 struct Tile {
   int64_t n, row, column, rows, columns;
@@ -295,28 +312,15 @@ struct Block {
   int64_t panels() const { return cut(c, P); }
   int64_t hidden() const { return cut(4 * c, P); }
 
-  // What of x a tile sees, asked for line by line while another is computed.
-  struct Ahead {
-    const char* row = nullptr;
-    int64_t stride = 0, bytes = 0, rows = 0, at = 0, lines = 0;  // lines: at each step
-    void step() {
-      for (int64_t i = 0; i < lines && rows > 0; i++) {
-        __builtin_prefetch(row + at, 0, 2);
-        at += 64;
-        if (at >= bytes) at = 0, row += stride, rows--;
-      }
-    }
-  };
+  // What of x a tile sees.
   Ahead ahead(const Tile& t, int64_t steps) const {
-    const int64_t reach = dilation * (KERNEL / 2);
-    const int64_t top = std::max<int64_t>(0, t.row - reach), left = std::max<int64_t>(0, t.column - reach);
+    const int64_t reach = dilation * (KERNEL / 2), size = c * sizeof(value);
+    const int64_t top = std::max<int64_t>(0, t.row - reach);
+    const int64_t left = std::max<int64_t>(0, t.column - reach);
     const int64_t bottom = std::min(height, t.row + t.rows + reach);
     const int64_t right = std::min(width, t.column + t.columns + reach);
-    Ahead a{(const char*)(x + ((t.n * height + top) * width + left) * c), width * c * (int64_t)sizeof(value),
-            (right - left) * c * (int64_t)sizeof(value), bottom - top};
-    if (a.rows * a.bytes > AHEAD_BYTES) a.rows = 0;
-    a.lines = cut(a.rows * cut(a.bytes, 64), steps);
-    return a;
+    return {(const char*)x + ((t.n * height + top) * width + left) * size, width * size,
+            (right - left) * size, bottom - top, steps};
   }
 
   // The depthwise convolution of a tile to panels of float32, LANES channels at a time.
@@ -396,7 +400,8 @@ struct Block {
       in_rows<T>(positions, count, [&](int64_t m, int64_t rows, Multiply<T> multiply) {
         alignas(64) float sums[ROWS * P];
         ahead.step();
-        multiply(a + m * P, positions * P, weight1 + p * deep<T>(c) * P, cut(c, T::STEP), sums, false);
+        multiply(a + m * P, positions * P, weight1 + p * deep<T>(c) * P, cut(c, T::STEP), sums,
+                 false);
         for (int64_t i = 0; i < count * LANES; i += LANES)
           activate(rows, sums + i, bias + i, panel + m * P + i, squares ? squares + i : nullptr);
       });
@@ -485,8 +490,9 @@ int run(const Block<T>& block) {
   // one for each tile that is kept, else one for each thread
   const int64_t a_count = split ? grid.count() : threads;
   const int64_t h_count = whole ? grid.count() : threads;
+  const int64_t scaled_bytes = scaled ? n * bytes(weight_size, sizeof(value)) : 0;
   char* memory = workspace.at_least(a_count * a_bytes + h_count * h_bytes + threads * own +
-                                    energy_bytes + (scaled ? n * bytes(weight_size, sizeof(value)) : 0));
+                                    energy_bytes + scaled_bytes);
   if (!memory) return 1;
   char* const all_a = memory;
   char* const all_h = all_a + a_count * a_bytes;
@@ -502,7 +508,7 @@ int run(const Block<T>& block) {
     float* const sums = (float*)((char*)seen + bytes(seen_size, 4));
     const auto a_of = [&](int64_t i) { return (value*)(all_a + (split ? i : thread) * a_bytes); };
     const auto h_of = [&](int64_t i) { return (value*)(all_h + (whole ? i : thread) * h_bytes); };
-    const auto expand = [&](int64_t i, int64_t part, typename Block<T>::Ahead& ahead) {
+    const auto expand = [&](int64_t i, int64_t part, Ahead& ahead) {
       const Tile tile = grid[i];
       const int64_t first = hidden * part / parts, last = hidden * (part + 1) / parts;
       block.expand(tile.positions(), a_of(i), h_of(i) + first * tile.positions() * P, first, last,
@@ -515,7 +521,7 @@ int run(const Block<T>& block) {
       value* const a = a_of(i);
       block.convolve(tile, sums, seen);
       normalise<T>(tile.positions(), c, block.eps, sums, a);
-      typename Block<T>::Ahead ahead;
+      Ahead ahead;
       if (i + threads < grid.count())
         ahead = block.ahead(grid[i + threads], hidden * cut(tile.positions(), ROWS));
       if (whole) {
@@ -533,7 +539,7 @@ int run(const Block<T>& block) {
 #pragma omp for schedule(static) collapse(2)
       for (int64_t part = 0; part < parts; part++)
         for (int64_t i = 0; i < grid.count(); i++) {
-          typename Block<T>::Ahead none;
+          Ahead none;
           expand(i, part, none);
         }
     }

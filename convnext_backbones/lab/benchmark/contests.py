@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UserError
+from ...kernels.cpp import CppBlock
 from ...network.classifier import ConvNeXtClassifier
 from ...network.prepared import fastest_dtype, prepare_for_inference
 from ..peers import MORE_PEERS, PEERS, MissingPeerError, build_peer
@@ -70,7 +71,7 @@ class Contest(NamedTuple):
 
 
 def _runtime(runtime: str, prepared: str) -> Contest:
-    return Contest("runtimes", "inference", prepared=prepared, runtime=runtime)
+    return Contest("runtimes", "inference", prepared=prepared, compile_ours=True, runtime=runtime)
 
 
 CONTESTS = {
@@ -87,12 +88,15 @@ CONTESTS = {
     "prepared compiled bf16 / eager fp32": Contest(
         "prepared", "inference", prepared="bf16", compile_ours=True
     ),
+    "prepared compiled fp32 / eager fp32": Contest(
+        "prepared", "inference", prepared="fp32", compile_ours=True
+    ),
     "prepared bf16 / eager fp32": Contest("prepared", "inference", prepared="bf16"),
     "prepared / eager fp32": Contest("prepared", "inference", prepared=BY_DEFAULT),
-    "prepared / onnxruntime": _runtime("onnxruntime", BY_DEFAULT),
-    "prepared / openvino": _runtime("openvino", BY_DEFAULT),
-    "prepared fp32 / onnxruntime fp32": _runtime("onnxruntime", "fp32"),
-    "prepared fp32 / openvino fp32": _runtime("openvino", "fp32"),
+    "prepared compiled / onnxruntime": _runtime("onnxruntime", BY_DEFAULT),
+    "prepared compiled / openvino": _runtime("openvino", BY_DEFAULT),
+    "prepared compiled fp32 / onnxruntime fp32": _runtime("onnxruntime", "fp32"),
+    "prepared compiled fp32 / openvino fp32": _runtime("openvino", "fp32"),
     "training, eager fp32": Contest("training", "training"),
     "training, as typed": Contest("training", "training", typed=True),
     "training, compiled fp32": Contest("compiled_training", "training", compiled=True),
@@ -113,7 +117,7 @@ def why_not(contest: Contest, device: torch.device) -> str | None:
         if reason := why_no_runtime(contest.runtime):
             return reason
         if contest.prepared == "fp32" and not computes_in_bfloat16(device):
-            return f"here it is the same as prepared / {contest.runtime}, which is in float32"
+            return f"here it is the same as prepared compiled / {contest.runtime}, in float32"
     if contest.captured and device.type != "cuda":
         return "CUDA graphs need an NVIDIA GPU"
     if (contest.compiled or contest.ours_compiled) and not can_compile(device):
@@ -221,7 +225,7 @@ def infer(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         return model(images)
 
 
-_LEFT_OUT = "the kernel for CPUs is left out"  # prepare_for_inference warns so, and says why
+_LEFT_OUT = "the kernels for CPUs are left out"  # prepare_for_inference warns so, and says why
 
 
 def prepare(
@@ -241,8 +245,8 @@ def prepare(
         warnings.filterwarnings("always", _LEFT_OUT)  # an answer here, also where it is an error
         prepared = prepare_for_inference(ours, dtype=dtype, compile=compile, capture=capture)
     if compile:
-        on_cpu = next(ours.parameters()).device.type == "cpu"
-        path = "the kernel for CPUs" if on_cpu and dtype == torch.bfloat16 else "torch.compile"
+        family = next((m.family for m in prepared.modules() if isinstance(m, CppBlock)), None)
+        path = f"the C++ kernels ({family})" if family else "torch.compile"
     for warning in caught:
         if str(warning.message).startswith(_LEFT_OUT):
             path = str(warning.message)

@@ -23,7 +23,7 @@ from ...export.quantising import quantised
 from ...export.sizes import Shapes
 from ...export.writing import annotate, as_openvino, quiet, traced, written
 from .contests import FALLS_ASLEEP, DisagreementError, infer, prepare
-from .machine import DTYPES, computes_in_bfloat16
+from .machine import DTYPES, compiles_in_seconds, computes_in_bfloat16
 from .measuring import interleaved, ratio
 from .runtimes import RUNTIMES, why_no_runtime
 
@@ -82,12 +82,14 @@ def _forms(
     """Name and call of every form that this machine has."""
     yield EAGER, lambda: _arrays(infer(network, images))
     low = ["bf16"] if computes_in_bfloat16(images.device) else []
+    compiled = [True] if compiles_in_seconds(images.device) else []
     for dtype in ("fp32", *low):
-        prepared, _ = prepare(network, dtype=DTYPES[dtype], compile=False)
-        yield (
-            f"PyTorch, prepare_for_inference {dtype}",
-            lambda prepared=prepared: _arrays(infer(prepared, images)),
-        )
+        for compile in (False, *compiled):
+            prepared, _ = prepare(network, dtype=DTYPES[dtype], compile=compile)
+            yield (
+                f"PyTorch, prepare_for_inference{'(compile=True)' * compile} {dtype}",
+                lambda prepared=prepared: _arrays(infer(prepared, images)),
+            )
     known = [name for name in RUNTIMES if not why_no_runtime(name)]
     if not known:
         return

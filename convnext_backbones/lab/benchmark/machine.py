@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...kernels import processor
+from ...kernels import cpp, processor
 from ...kernels.linear import linear
 from ...network.prepared import fastest_dtype
 from .measuring import interleaved
@@ -97,7 +97,7 @@ def compiles_in_seconds(device: torch.device) -> bool:
 
     On other CPUs it is torch.compile, which takes a minute a network and gains little.
     """
-    return can_compile(device) and (device.type != "cpu" or processor.processor_has("amx_bf16"))
+    return device.type != "cpu" or cpp.choice(torch.float32)[0] is not None
 
 
 # ---- its speed, and the computed limit ---------------------------------------------------------

@@ -19,10 +19,11 @@ OF_KINDS = {
     "training, eager fp32": "training step, eager float32",
     "training, eager bf16 autocast": "training step, bfloat16 autocast",
     "prepared / eager fp32": "prepared, over the eager float32 peer",
-    "prepared compiled bf16 / eager fp32": "prepared and compiled, over the eager float32 peer",
+    "prepared compiled fp32 / eager fp32": "prepared and compiled in float32, over the eager float32 peer",
+    "prepared compiled bf16 / eager fp32": "prepared and compiled in bfloat16, over the eager float32 peer",
     "prepared compiled bf16 / compiled bf16": "prepared and compiled, over the peer compiled in bfloat16",
-    "prepared / onnxruntime": "prepared, over ONNX Runtime",
-    "prepared / openvino": "prepared, over OpenVINO",
+    "prepared compiled / onnxruntime": "prepared and compiled, over ONNX Runtime",
+    "prepared compiled / openvino": "prepared and compiled, over OpenVINO",
 }
 # What is measured by runs of its own: its rows, and that run's command and date; its title in the page.
 APART = (("models", "models_run"), ("runtimes", "runtimes_run"))
