@@ -15,27 +15,20 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <mutex>
+
+#include "tiles.h"
 
 namespace {
 
 using bf16 = uint16_t;
 constexpr int64_t B = 32;              // rows, and columns, of a block
 constexpr int64_t BLOCK = B * B;       // its values
-constexpr int64_t KERNEL = 7;
 constexpr int64_t STRIP = 8;           // positions of a row that are convolved together
 constexpr int64_t TILE_POSITIONS = 512;  // at most
-constexpr int64_t TILE_WIDTH = 32;
 constexpr int64_t FEW_STEPS = 6;       // too few to do something else beside them
 constexpr int64_t SPLIT_FROM = 512;    // channels: 4 MB of weights
-
-int64_t up(int64_t a, int64_t to) { return (a + to - 1) / to * to; }
-int64_t cut(int64_t a, int64_t by) { return (a + by - 1) / by; }
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -138,35 +131,6 @@ inline void multiply(const bf16* a, const bf16* w, int64_t steps, float* sums, i
   _tile_stored(2, sums + 16 * B, B * 4);
   _tile_stored(3, sums + 16 * B + 16, B * 4);
 }
-
-// Where a tile lies: positions [row, row + rows) x [column, column + columns) of image n.
-struct Tile {
-  int64_t n, row, column, rows, columns;
-  int64_t positions() const { return rows * columns; }
-};
-
-struct Grid {
-  int64_t height, width, rows, columns, down, across, images;
-  Grid(int64_t n, int64_t h, int64_t w, int64_t c, int64_t threads)
-      : height(h), width(w), images(n) {
-    const int64_t positions = c <= 192 ? TILE_POSITIONS : TILE_POSITIONS / 2;  // 4C stay in L2
-    across = cut(w, TILE_WIDTH);
-    columns = std::min(w, up(cut(w, across), STRIP));
-    across = cut(w, columns);
-    down = cut(h, std::max<int64_t>(1, positions / columns));
-    // Every thread should have the same number of tiles, or many.
-    while (down < h && n * down * across % threads && n * down * across < 4 * threads) down++;
-    rows = cut(h, down);
-    down = cut(h, rows);
-  }
-  int64_t count() const { return images * down * across; }
-  int64_t blocks() const { return cut(rows * columns, B); }  // of rows, at most, in a tile
-  Tile operator[](int64_t i) const {
-    const int64_t n = i / (down * across), rest = i % (down * across);
-    const int64_t r = rest / across * rows, c = rest % across * columns;
-    return {n, r, c, std::min(rows, height - r), std::min(columns, width - c)};
-  }
-};
 
 // y[places] = a w + bias [+ shortcut[places]], the columns of blocks from `first` to `last` of c
 // channels. a: activation blocks of `positions` rows and `steps` columns of blocks.
@@ -396,22 +360,6 @@ struct Block {
   }
 };
 
-// Memory that is kept from call to call: pages are faulted in once.
-struct Workspace {
-  std::mutex mutex;
-  char* memory = nullptr;
-  size_t size = 0;
-  char* at_least(size_t bytes) {
-    if (bytes > size) {
-      std::free(memory);
-      size = up(bytes, 1 << 21);
-      memory = (char*)std::aligned_alloc(1 << 21, size);
-      if (!memory) size = 0;
-    }
-    return memory;
-  }
-} workspace;
-
 }  // namespace
 
 extern "C" {
@@ -428,7 +376,8 @@ int convnext_block_bfloat16(const bf16* x, bf16* y, int64_t n, int64_t height, i
                     depthwise_bias, eps, weight1, bias1, weight2, bias2, gamma, grn_eps};
   const std::lock_guard<std::mutex> guard(workspace.mutex);
   const int64_t threads = omp_get_max_threads();
-  const Grid grid(n, height, width, c, threads);
+  const int64_t tile = c <= 192 ? TILE_POSITIONS : TILE_POSITIONS / 2;  // 4C stay in L2
+  const Grid grid(n, height, width, tile, STRIP, threads);
   const int64_t reach = dilation * (KERNEL / 2);
   const bool grn = gamma != nullptr;
   const int64_t channels = 4 * c;
@@ -440,9 +389,9 @@ int convnext_block_bfloat16(const bf16* x, bf16* y, int64_t n, int64_t height, i
   const bool on_map = height * width < c, scaled = grn && !on_map;
 
   const int64_t seen_bytes =
-      (grid.rows + 2 * reach) * (up(grid.columns, STRIP) + 2 * reach) * 64;
-  const int64_t a_bytes = grid.blocks() * block.steps() * BLOCK * 2;
-  const int64_t h_bytes = grid.blocks() * block.hidden() * BLOCK * 2;
+      (grid.rows() + 2 * reach) * (up(grid.columns, STRIP) + 2 * reach) * 64;
+  const int64_t a_bytes = cut(grid.positions(), B) * block.steps() * BLOCK * 2;
+  const int64_t h_bytes = cut(grid.positions(), B) * block.hidden() * BLOCK * 2;
   const int64_t energy_bytes = grn ? up(n * channels * 4, 64) : 0;
   const int64_t weight_values = block.steps() * block.hidden() * BLOCK;
   // one for each tile that is kept, else one for each thread

@@ -113,11 +113,10 @@ def build(name: str, compiler: str) -> Path:
     """
     family = FAMILIES[name]
     source = Path(__file__).with_name(family.source)
+    text = source.read_bytes() + source.with_name("tiles.h").read_bytes()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache / "torch_extensions")
-    key = hashlib.sha256(
-        source.read_bytes() + " ".join([compiler, *family.flags]).encode()
-    ).hexdigest()
+    key = hashlib.sha256(text + " ".join([compiler, *family.flags]).encode()).hexdigest()
     path = root / "convnext_backbones" / f"{name}_{key[:16]}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,12 +13,10 @@
 #include <immintrin.h>
 #include <omp.h>
 
-#include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <mutex>
+
+#include "tiles.h"
 
 namespace {
 
@@ -26,9 +24,7 @@ namespace {
 constexpr int P = WIDTH, VECTORS = P / LANES;
 // The sums of a product of ROWS x VECTORS stay in registers: 24 of 32, or 12 of 16.
 constexpr int ROWS = LANES == 16 ? 8 : 6;
-constexpr int KERNEL = 7;
 constexpr int STRIP = 8;  // positions of a row that are convolved together
-constexpr int64_t TILE_WIDTH = 32;
 constexpr int64_t TILE_POSITIONS = 192;   // at most
 constexpr int64_t TILE_VALUES = 36864;    // of C channels, about
 constexpr int64_t CHUNK = 192 / P;        // panels that are computed, used and summed at a time
@@ -54,8 +50,6 @@ ALWAYS float sum(vec x) {
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 #endif
-int64_t up(int64_t a, int64_t to) { return (a + to - 1) / to * to; }
-int64_t cut(int64_t a, int64_t by) { return (a + by - 1) / by; }
 
 // How values of a type are read, written and multiplied. A word is what one step of a product takes
 // of a row: STEP values.
@@ -266,35 +260,6 @@ struct Ahead {
   }
 };
 
-// Where a tile lies: positions [row, row + rows) x [column, column + columns) of image n.
-struct Tile {
-  int64_t n, row, column, rows, columns;
-  int64_t positions() const { return rows * columns; }
-};
-
-struct Grid {
-  int64_t height, width, rows, columns, down, across, images;
-  Grid(int64_t n, int64_t h, int64_t w, int64_t c, int64_t threads)
-      : height(h), width(w), images(n) {
-    const int64_t positions = std::min(TILE_POSITIONS, std::max<int64_t>(32, TILE_VALUES / c));
-    across = cut(w, TILE_WIDTH);
-    columns = std::min(w, up(cut(w, across), STRIP));
-    across = cut(w, columns);
-    down = cut(h, std::max<int64_t>(1, positions / columns));
-    // Every thread should have the same number of tiles, or many.
-    while (down < h && n * down * across % threads && n * down * across < 4 * threads) down++;
-    rows = cut(h, down);
-    down = cut(h, rows);
-  }
-  int64_t count() const { return images * down * across; }
-  int64_t positions() const { return rows * columns; }  // of a tile, at most
-  Tile operator[](int64_t i) const {
-    const int64_t n = i / (down * across), rest = i % (down * across);
-    const int64_t r = rest / across * rows, c = rest % across * columns;
-    return {n, r, c, std::min(rows, height - r), std::min(columns, width - c)};
-  }
-};
-
 template <class T>
 struct Block {
   using value = typename T::value;
@@ -442,22 +407,6 @@ struct Block {
   }
 };
 
-// Memory that is kept from call to call: pages are faulted in once.
-struct Workspace {
-  std::mutex mutex;
-  char* memory = nullptr;
-  size_t size = 0;
-  char* at_least(size_t bytes) {
-    if (bytes > size) {
-      std::free(memory);
-      size = up(bytes, 1 << 21);
-      memory = (char*)std::aligned_alloc(1 << 21, size);
-      if (!memory) size = 0;
-    }
-    return memory;
-  }
-} workspace;
-
 // 0, or 1 where there is no memory.
 template <class T>
 int run(const Block<T>& block) {
@@ -465,7 +414,8 @@ int run(const Block<T>& block) {
   const int64_t n = block.n, c = block.c, height = block.height, width = block.width;
   const std::lock_guard<std::mutex> guard(workspace.mutex);
   const int64_t threads = omp_get_max_threads();
-  const Grid grid(n, height, width, c, threads);
+  const int64_t tile = std::min(TILE_POSITIONS, std::max<int64_t>(32, TILE_VALUES / c));
+  const Grid grid(n, height, width, tile, STRIP, threads);
   const int64_t reach = block.dilation * (KERNEL / 2);
   const bool grn = block.gamma != nullptr;
   const int64_t panels = block.panels(), hidden = block.hidden(), padded = hidden * P;
@@ -478,7 +428,7 @@ int run(const Block<T>& block) {
   const bool whole = split || grn;  // pwconv1 of all tiles goes before pwconv2
 
   const int64_t positions = grid.positions();
-  const int64_t seen_size = (grid.rows + 2 * reach) * (up(grid.columns, STRIP) + 2 * reach) * LANES;
+  const int64_t seen_size = (grid.rows() + 2 * reach) * (up(grid.columns, STRIP) + 2 * reach) * LANES;
   const int64_t map_size = positions * panels * P;
   const int64_t h_size = positions * (whole ? hidden : std::min(CHUNK, hidden)) * P;
   const int64_t weight_size = panels * deep<T>(4 * c) * P;
