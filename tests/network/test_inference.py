@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -256,6 +257,17 @@ def test_the_kernels_take_the_threads_that_torch_has(threads, family, prepare_wi
             assert_close(prepared(images), first, 0)
     finally:
         torch.set_num_threads(before)
+
+
+@WITH_KERNELS
+def test_several_threads_may_call_a_model_at_once(family, prepare_with):
+    prepared = prepare_with(small(ConvNeXtV2), family)
+    given = [random_images(1, 3, 32 * n, 64, seed=n) for n in (1, 2, 3, 4)]
+    alone = [prepared(images) for images in given]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(prepared, given * 5))
+    for maps, expected in zip(together, alone * 5, strict=True):
+        assert_close(maps, expected, 0)
 
 
 @WITH_KERNELS
