@@ -233,6 +233,7 @@ def test_the_wheel_carries_the_configs(tmp_path):
         assert inside in names
     assert "convnext_backbones/network/convnext.py" in names
     assert "convnext_backbones/kernels/cpp/vector.cpp" in names
+    assert "convnext_backbones/kernels/cpp/tiles.h" in names  # which they include
     assert "convnext_backbones/data/new_config/templates/mmdet.py.jinja" in names
     for name in ("run.html.jinja", "style.css", "script.js"):
         assert f"convnext_backbones/runs/page/templates/{name}" in names

@@ -215,6 +215,7 @@ def test_the_kernels_give_the_maps_for_every_image_size(version, options, family
 def test_a_block_by_the_kernels_is_the_block(version, dim, dilation, family):
     number = 1 if version is ConvNeXt else 2
     dtype = cpp.FAMILIES[family].dtype
+    times = 2 if dtype == torch.bfloat16 else 3  # of one or two units of float32
     block = randomised(Block(dim, version=number, dilation=dilation))
     prepared = PreparedBlock(block, dtype, family=family)
     for n, height, width in [(1, 1, 1), (2, 5, 3), (1, 40, 33), (3, 9, 70)]:
@@ -225,7 +226,7 @@ def test_a_block_by_the_kernels_is_the_block(version, dim, dilation, family):
         found = prepared(x)
         assert found.is_contiguous(memory_format=torch.channels_last)
         error = relative_difference(found, reference)
-        assert error <= 3 * relative_difference(plain, reference)
+        assert error <= times * relative_difference(plain, reference)
 
 
 @WITH_KERNELS

@@ -25,7 +25,6 @@ namespace {
 using bf16 = uint16_t;
 constexpr int64_t B = 32;              // rows, and columns, of a block
 constexpr int64_t BLOCK = B * B;       // its values
-constexpr int64_t STRIP = 8;           // positions of a row that are convolved together
 constexpr int64_t TILE_POSITIONS = 512;  // at most
 constexpr int64_t FEW_STEPS = 6;       // too few to do something else beside them
 constexpr int64_t SPLIT_FROM = 512;    // channels: 4 MB of weights
@@ -215,73 +214,15 @@ struct Block {
   int64_t steps() const { return cut(c, B); }
   int64_t hidden() const { return 4 * c / B; }
 
-  // The depthwise convolution of a tile to rows of activation blocks, 16 channels at a time.
+  // The depthwise convolution of a tile to rows of activation blocks.
   void convolve(const Tile& t, bf16* a, float* seen) const {
-    const int64_t reach = dilation * (KERNEL / 2);
-    const int64_t seen_width = up(t.columns, STRIP) + 2 * reach;
-    for (int64_t chunk = 0; chunk < cut(c, 16); chunk++) {
-      const int64_t first = chunk * 16;
-      const __mmask16 mask = remaining(c - first);
-      for (int64_t r = 0; r < t.rows + 2 * reach; r++) {
-        float* to = seen + r * seen_width * 16;
-        const int64_t row = t.row + r - reach;
-        if (row < 0 || row >= height) {
-          std::memset(to, 0, seen_width * 64);
-          continue;
-        }
-        const bf16* from = x + (t.n * height + row) * width * c + first;
-        const int64_t left = t.column - reach;
-        const int64_t start = std::max<int64_t>(0, -left);
-        const int64_t end = std::max(start, std::min(seen_width, width - left));
-        for (int64_t i = 0; i < start; i++) _mm512_store_ps(to + i * 16, _mm512_setzero_ps());
-        for (int64_t i = start; i < end; i++)
-          _mm512_store_ps(to + i * 16, load(from + (left + i) * c, mask));
-        for (int64_t i = end; i < seen_width; i++)
-          _mm512_store_ps(to + i * 16, _mm512_setzero_ps());
-      }
-      const float* w = depthwise + chunk * KERNEL * KERNEL * 16;
-      const __m512 bias = _mm512_loadu_ps(depthwise_bias + first);
-      for (int64_t r = 0; r < t.rows; r++) {
-        for (int64_t column = 0; column < t.columns; column += STRIP) {
-          __m512 sum[STRIP];
-#pragma GCC unroll 8
-          for (int i = 0; i < STRIP; i++) sum[i] = bias;
-          for (int64_t ky = 0; ky < KERNEL; ky++) {
-            const float* s = seen + ((r + ky * dilation) * seen_width + column) * 16;
-            const float* taps = w + ky * KERNEL * 16;
-            if (dilation == 1) {  // each value is read once
-              __m512 tap[KERNEL];
-#pragma GCC unroll 7
-              for (int i = 0; i < KERNEL; i++) tap[i] = _mm512_loadu_ps(taps + i * 16);
-#pragma GCC unroll 14
-              for (int j = 0; j < STRIP + KERNEL - 1; j++) {
-                const __m512 value = _mm512_load_ps(s + j * 16);
-#pragma GCC unroll 8
-                for (int i = 0; i < STRIP; i++)
-                  if (j - i >= 0 && j - i < KERNEL) sum[i] = _mm512_fmadd_ps(value, tap[j - i], sum[i]);
-              }
-              continue;
-            }
-            for (int64_t kx = 0; kx < KERNEL; kx++, s += dilation * 16) {
-              const __m512 tap = _mm512_loadu_ps(taps + kx * 16);
-#pragma GCC unroll 8
-              for (int i = 0; i < STRIP; i++)
-                sum[i] = _mm512_fmadd_ps(_mm512_load_ps(s + i * 16), tap, sum[i]);
-            }
-          }
-#pragma GCC unroll 8
-          for (int i = 0; i < STRIP; i++) {
-            if (column + i < t.columns) {
-              const int64_t m = r * t.columns + column + i;
-              store(row_of(a, m, steps()) + first / B * BLOCK + first % B, sum[i]);
-            }
-          }
-        }
-      }
-      if (chunk + 1 == cut(c, 16) && first + 16 < steps() * B)
-        for (int64_t m = 0; m < t.positions(); m++)
-          store(row_of(a, m, steps()) + (first + 16) / B * BLOCK + 16, _mm512_setzero_ps());
-    }
+    ::convolve<BFloat16>(x, height, width, c, t, dilation, depthwise, depthwise_bias, seen,
+                         [&](int64_t m, int64_t first, vec sum) __attribute__((always_inline)) {
+                           store(row_of(a, m, steps()) + first / B * BLOCK + first % B, (__m512)sum);
+                         });
+    if (up(c, LANES) < steps() * B)  // the second half of the last block
+      for (int64_t m = 0; m < t.positions(); m++)
+        store(row_of(a, m, steps()) + (steps() - 1) * BLOCK + LANES, _mm512_setzero_ps());
   }
 
   // LayerNorm without its affine; padded channels stay zero.
@@ -377,7 +318,7 @@ int convnext_block_bfloat16(const bf16* x, bf16* y, int64_t n, int64_t height, i
   const std::lock_guard<std::mutex> guard(workspace.mutex);
   const int64_t threads = omp_get_max_threads();
   const int64_t tile = c <= 192 ? TILE_POSITIONS : TILE_POSITIONS / 2;  // 4C stay in L2
-  const Grid grid(n, height, width, tile, STRIP, threads);
+  const Grid grid(n, height, width, tile, threads);
   const int64_t reach = dilation * (KERNEL / 2);
   const bool grn = gamma != nullptr;
   const int64_t channels = 4 * c;
@@ -388,8 +329,7 @@ int convnext_block_bfloat16(const bf16* x, bf16* y, int64_t n, int64_t height, i
   // GRN's factor goes into the map of 4C channels or into the weight, whichever is smaller.
   const bool on_map = height * width < c, scaled = grn && !on_map;
 
-  const int64_t seen_bytes =
-      (grid.rows() + 2 * reach) * (up(grid.columns, STRIP) + 2 * reach) * 64;
+  const int64_t seen_bytes = grid.seen(reach) * 4;
   const int64_t a_bytes = cut(grid.positions(), B) * block.steps() * BLOCK * 2;
   const int64_t h_bytes = cut(grid.positions(), B) * block.hidden() * BLOCK * 2;
   const int64_t energy_bytes = grn ? up(n * channels * 4, 64) : 0;

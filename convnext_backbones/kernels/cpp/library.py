@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,7 +86,7 @@ def runs_here(name: str) -> bool:
 
 def run(name: str, kernel: str, *arguments) -> None:
     """Call a family's stem, downsample or block; MemoryError where its maps find no memory."""
-    if getattr(_library(name), FAMILIES[name].function(kernel))(*arguments):
+    if _kernel(name, kernel)(*arguments):
         raise MemoryError("there is no memory left for the maps of these images")
 
 
@@ -100,8 +101,8 @@ def _why_not_built(name: str, compiler: str) -> str | None:
 
 
 @functools.cache
-def _library(name: str) -> ctypes.CDLL:
-    return _load(name, build(name, cxx_compiler()))
+def _kernel(name: str, kernel: str) -> Callable[..., int]:
+    return getattr(_load(name, build(name, cxx_compiler())), FAMILIES[name].function(kernel))
 
 
 def build(name: str, compiler: str) -> Path:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..dispatch import watched
-from .library import FAMILIES, run, runs_here
+from .library import FAMILIES, Family, run, runs_here
 
 
 class _Kernel(nn.Module):
@@ -17,7 +17,6 @@ class _Kernel(nn.Module):
     def __init__(self, family: str):
         super().__init__()
         self.family = family
-        self.dtype = FAMILIES[family].dtype
 
     def takes(self, x: Tensor) -> bool:
         """Can it compute with this tensor here: one in memory, seen by nothing but the network?
@@ -28,7 +27,8 @@ class _Kernel(nn.Module):
         return plain and runs_here(self.family) and not watched()
 
     def _empty(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self.dtype, memory_format=torch.channels_last)
+        dtype = FAMILIES[self.family].dtype
+        return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
 
     def _matrix(self, weight: Tensor) -> Tensor:
         """(out, in) as the family multiplies it."""
@@ -168,7 +168,7 @@ class CppStem(_Kernel):
         return y
 
 
-def _blocks(weight: Tensor, family) -> Tensor:
+def _blocks(weight: Tensor, family: Family) -> Tensor:
     """(out, in) to (out / 32, in / 32, 2, 16, 16, 2), as AMX reads it; padded with zeros."""
     out, taken = weight.shape
     weight = F.pad(weight, (0, -taken % 32, 0, -out % 32))
@@ -176,7 +176,7 @@ def _blocks(weight: Tensor, family) -> Tensor:
     return weight.permute(0, 3, 1, 4, 2, 5).contiguous().to(family.dtype)
 
 
-def _panels(weight: Tensor, family) -> Tensor:
+def _panels(weight: Tensor, family: Family) -> Tensor:
     """(out, in) to (out / width, in, width), or to (out / width, in / 2, width, 2) in bfloat16, whose pairs
     are multiplied at once; padded with zeros."""
     out, taken = weight.shape

@@ -20,11 +20,9 @@
 
 namespace {
 
-// LANES and WIDTH are given by library.py: values of a vector, and of a row of a panel.
-constexpr int P = WIDTH, VECTORS = P / LANES;
+constexpr int VECTORS = P / LANES;
 // The sums of a product of ROWS x VECTORS stay in registers: 24 of 32, or 12 of 16.
 constexpr int ROWS = LANES == 16 ? 8 : 6;
-constexpr int STRIP = 8;  // positions of a row that are convolved together
 constexpr int64_t TILE_POSITIONS = 192;   // at most
 constexpr int64_t TILE_VALUES = 36864;    // of C channels, about
 constexpr int64_t CHUNK = 192 / P;        // panels that are computed, used and summed at a time
@@ -32,11 +30,6 @@ constexpr int64_t SHARE = 128;            // positions that stem and downsamplin
 constexpr int64_t AHEAD_BYTES = 1 << 20;  // of the L2 cache
 constexpr int64_t SPLIT_FROM = 512;       // channels: 4 MB of weights
 
-typedef float vec __attribute__((vector_size(LANES * 4)));
-typedef float loose __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-#define ALWAYS inline __attribute__((always_inline))
-
-ALWAYS vec all(float value) { return value - vec{}; }
 #ifdef __AVX512F__
 ALWAYS vec min(vec a, vec b) { return (vec)_mm512_min_ps((__m512)a, (__m512)b); }
 ALWAYS vec max(vec a, vec b) { return (vec)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -50,61 +43,6 @@ ALWAYS float sum(vec x) {
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 #endif
-
-// How values of a type are read, written and multiplied. A word is what one step of a product takes
-// of a row: STEP values.
-struct Float32 {
-  using value = float;
-  using word = float;
-  static constexpr int STEP = 1;
-  static ALWAYS vec load(const value* p) { return *(const loose*)p; }
-  static ALWAYS void store(value* p, vec x) { *(loose*)p = x; }
-  static ALWAYS vec words(const word* p) { return *(const loose*)p; }
-  static ALWAYS vec product(word a, vec w, vec sum) { return all(a) * w + sum; }
-  // a row of a weight's panel times the factor of what it multiplies
-  static void scale(const value* from, const float* factor, value* to) {
-    for (int i = 0; i < P; i += LANES) store(to + i, load(from + i) * all(*factor));
-  }
-};
-
-#ifdef __AVX512BF16__
-struct BFloat16 {
-  using value = uint16_t;
-  using word = uint32_t;
-  static constexpr int STEP = 2;
-  static ALWAYS vec load(const value* p) {
-    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
-  }
-  static ALWAYS void store(value* p, vec x) {
-    _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh((__m512)x));
-  }
-  static ALWAYS __m512i words(const word* p) { return _mm512_loadu_si512(p); }
-  static ALWAYS vec product(word a, __m512i w, vec sum) {
-    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(a), (__m512bh)w);
-  }
-  static void scale(const value* from, const float* factor, value* to) {
-    const __m512 pair = _mm512_castpd_ps(_mm512_set1_pd(*(const double*)factor));
-    for (int i = 0; i < 2 * P; i += LANES)
-      store(to + i, (vec)_mm512_mul_ps(pair, (__m512)load(from + i)));
-  }
-};
-#endif
-
-// The first n values; zeros for the rest of a vector.
-template <class T>
-ALWAYS vec load(const typename T::value* p, int64_t n) {
-  if (n >= LANES) return T::load(p);
-  typename T::value padded[LANES] = {};
-  std::memcpy(padded, p, std::max<int64_t>(n, 0) * sizeof *p);
-  return T::load(padded);
-}
-template <class T>
-ALWAYS void store(typename T::value* p, vec x, int64_t n) {
-  if (n >= LANES) return T::store(p, x);
-  typename T::value padded[LANES];
-  T::store(padded, x);
-  std::memcpy(p, padded, std::max<int64_t>(n, 0) * sizeof *p);
-}
 
 // x * Phi(x), Phi the normal distribution: 1/2 + x P(x^2) / Q(x^2), cut to 0 and 1, which it is in
 // float32 from +-5.55 on. The greatest error is 1e-6, that of the usual formula 1.2e-6.
@@ -288,69 +226,12 @@ struct Block {
             (right - left) * size, bottom - top, steps};
   }
 
-  // The depthwise convolution of a tile to panels of float32, LANES channels at a time.
+  // The depthwise convolution of a tile to panels of float32.
   void convolve(const Tile& t, float* to, float* seen) const {
-    const int64_t reach = dilation * (KERNEL / 2);
-    const int64_t seen_width = up(t.columns, STRIP) + 2 * reach, seen_rows = t.rows + 2 * reach;
-    for (int64_t chunk = 0; chunk < cut(c, LANES); chunk++) {
-      const int64_t first = chunk * LANES;
-      for (int64_t r = 0; r < seen_rows; r++) {
-        float* s = seen + r * seen_width * LANES;
-        const int64_t row = t.row + r - reach;
-        if (row < 0 || row >= height) {
-          std::memset(s, 0, seen_width * LANES * 4);
-          continue;
-        }
-        const value* from = x + (t.n * height + row) * width * c + first;
-        const int64_t left = t.column - reach;
-        const int64_t start = std::max<int64_t>(0, -left);
-        const int64_t end = std::max(start, std::min(seen_width, width - left));
-        std::memset(s, 0, start * LANES * 4);
-        if (c - first >= LANES)
-          for (int64_t i = start; i < end; i++)
-            Float32::store(s + i * LANES, T::load(from + (left + i) * c));
-        else
-          for (int64_t i = start; i < end; i++)
-            Float32::store(s + i * LANES, load<T>(from + (left + i) * c, c - first));
-        std::memset(s + end * LANES, 0, (seen_width - end) * LANES * 4);
-      }
-      const float* w = depthwise + chunk * KERNEL * KERNEL * LANES;
-      const vec bias = Float32::load(depthwise_bias + first);
-      float* panel = to + first / P * t.positions() * P + first % P;
-      for (int64_t r = 0; r < t.rows; r++) {
-        for (int64_t column = 0; column < t.columns; column += STRIP) {
-          vec sum[STRIP];
-#pragma GCC unroll 8
-          for (int i = 0; i < STRIP; i++) sum[i] = bias;
-          for (int64_t ky = 0; ky < KERNEL; ky++) {
-            const float* s = seen + ((r + ky * dilation) * seen_width + column) * LANES;
-            const float* taps = w + ky * KERNEL * LANES;
-            if (dilation == 1) {  // each value is read once
-              vec tap[KERNEL];
-#pragma GCC unroll 7
-              for (int i = 0; i < KERNEL; i++) tap[i] = Float32::load(taps + i * LANES);
-#pragma GCC unroll 14
-              for (int j = 0; j < STRIP + KERNEL - 1; j++) {
-                const vec value = Float32::load(s + j * LANES);
-#pragma GCC unroll 8
-                for (int i = 0; i < STRIP; i++)
-                  if (j - i >= 0 && j - i < KERNEL) sum[i] += value * tap[j - i];
-              }
-              continue;
-            }
-            for (int64_t kx = 0; kx < KERNEL; kx++, s += dilation * LANES) {
-              const vec tap = Float32::load(taps + kx * LANES);
-#pragma GCC unroll 8
-              for (int i = 0; i < STRIP; i++) sum[i] += Float32::load(s + i * LANES) * tap;
-            }
-          }
-#pragma GCC unroll 8
-          for (int i = 0; i < STRIP; i++)
-            if (column + i < t.columns)
-              Float32::store(panel + (r * t.columns + column + i) * P, sum[i]);
-        }
-      }
-    }
+    ::convolve<T>(x, height, width, c, t, dilation, depthwise, depthwise_bias, seen,
+                  [&](int64_t m, int64_t first, vec sum) __attribute__((always_inline)) {
+                    Float32::store(to + (first / P * t.positions() + m) * P + first % P, sum);
+                  });
   }
 
   // pwconv1 and GELU of a tile, its panels of 4C channels from `first` to `last`, to h; adds the
@@ -415,7 +296,7 @@ int run(const Block<T>& block) {
   const std::lock_guard<std::mutex> guard(workspace.mutex);
   const int64_t threads = omp_get_max_threads();
   const int64_t tile = std::min(TILE_POSITIONS, std::max<int64_t>(32, TILE_VALUES / c));
-  const Grid grid(n, height, width, tile, STRIP, threads);
+  const Grid grid(n, height, width, tile, threads);
   const int64_t reach = block.dilation * (KERNEL / 2);
   const bool grn = block.gamma != nullptr;
   const int64_t panels = block.panels(), hidden = block.hidden(), padded = hidden * P;
@@ -428,7 +309,7 @@ int run(const Block<T>& block) {
   const bool whole = split || grn;  // pwconv1 of all tiles goes before pwconv2
 
   const int64_t positions = grid.positions();
-  const int64_t seen_size = (grid.rows() + 2 * reach) * (up(grid.columns, STRIP) + 2 * reach) * LANES;
+  const int64_t seen_size = grid.seen(reach);
   const int64_t map_size = positions * panels * P;
   const int64_t h_size = positions * (whole ? hidden : std::min(CHUNK, hidden)) * P;
   const int64_t weight_size = panels * deep<T>(4 * c) * P;
