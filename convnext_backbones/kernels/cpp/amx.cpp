@@ -448,8 +448,8 @@ int convnext_downsample_bfloat16(const bf16* x, bf16* y, int64_t n, int64_t heig
                                  const float* bias) {
   const std::lock_guard<std::mutex> guard(workspace.mutex);
   const int64_t threads = omp_get_max_threads(), steps = cut(c, B);
-  const int64_t down = height / 2, across = width / 2, total = n * down * across;
-  const int64_t share = up(std::min(TILE_POSITIONS, cut(total, threads)), B);
+  const Patches patches(n, height, width, 2);
+  const int64_t share = up(std::min(TILE_POSITIONS, cut(patches.total, threads)), B);
   const int64_t a_bytes = share * 4 * steps * B * 2, own = a_bytes + 2 * BLOCK * 4;
   char* memory = workspace.at_least(threads * own);
   if (!memory) return 1;
@@ -460,12 +460,11 @@ int convnext_downsample_bfloat16(const bf16* x, bf16* y, int64_t n, int64_t heig
     float* sums = (float*)((char*)a + a_bytes);
     int64_t places[TILE_POSITIONS];
 #pragma omp for schedule(dynamic)
-    for (int64_t start = 0; start < total; start += share) {
-      const int64_t positions = std::min(share, total - start);
+    for (int64_t start = 0; start < patches.total; start += share) {
+      const int64_t positions = std::min(share, patches.total - start);
       for (int64_t m = 0; m < positions; m++) {
-        const int64_t at = start + m, image = at / (down * across);
-        const int64_t row = at / across % down * 2, column = at % across * 2;
-        places[m] = at * out;
+        const auto [image, row, column] = patches[start + m];
+        places[m] = (start + m) * out;
         for (int64_t tap = 0; tap < 4; tap++) {
           const bf16* from =
               x + ((image * height + row + tap / 2) * width + column + tap % 2) * c;
@@ -495,8 +494,8 @@ int convnext_stem_bfloat16(const float* images, bf16* y, int64_t n, int64_t chan
   const std::lock_guard<std::mutex> guard(workspace.mutex);
   const int64_t threads = omp_get_max_threads();
   const int64_t values = channels * patch * patch, steps = cut(values, B), k = cut(out, B);
-  const int64_t down = height / patch, across = width / patch, total = n * down * across;
-  const int64_t share = up(std::min(TILE_POSITIONS, cut(total, threads)), B);
+  const Patches patches(n, height, width, patch);
+  const int64_t share = up(std::min(TILE_POSITIONS, cut(patches.total, threads)), B);
   const int64_t a_bytes = share * steps * B * 2, row_bytes = share * k * B * 2;
   const int64_t patch_bytes = up(steps * B * 4, 64);
   const int64_t own = a_bytes + row_bytes + 2 * BLOCK * 4 + patch_bytes;
@@ -512,21 +511,11 @@ int convnext_stem_bfloat16(const float* images, bf16* y, int64_t n, int64_t chan
     std::memset(pixels, 0, patch_bytes);
     int64_t places[TILE_POSITIONS];
 #pragma omp for schedule(dynamic)
-    for (int64_t start = 0; start < total; start += share) {
-      const int64_t positions = std::min(share, total - start);
+    for (int64_t start = 0; start < patches.total; start += share) {
+      const int64_t positions = std::min(share, patches.total - start);
       for (int64_t m = 0; m < positions; m++) {
-        const int64_t at = start + m, image = at / (down * across);
-        const int64_t row = at / across % down * patch, column = at % across * patch;
         places[m] = m * k * B;
-        float* to = pixels;
-        for (int64_t channel = 0; channel < channels; channel++) {
-          const float* from =
-              images + ((image * channels + channel) * height + row) * width + column;
-          for (int64_t r = 0; r < patch; r++, from += width, to += patch) {
-            if (patch == 4) _mm_storeu_ps(to, _mm_loadu_ps(from));
-            else std::memcpy(to, from, patch * 4);
-          }
-        }
+        copy_patch(images, channels, height, width, patches[start + m], patch, pixels);
         for (int64_t i = 0; i < steps; i++)
           store(row_of(a, m, steps) + i * BLOCK, _mm512_loadu_ps(pixels + i * B),
                 _mm512_loadu_ps(pixels + i * B + 16));

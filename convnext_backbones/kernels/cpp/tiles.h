@@ -1,6 +1,6 @@
-// What the kernels share: how values are read, how a map is cut into tiles, the depthwise convolution
-// of a tile, and the memory that they work in. library.py gives LANES, the values of a vector, and
-// WIDTH, the columns to which a matrix is padded.
+// What the kernels share: how values are read, how a map is cut into tiles and patches, the depthwise
+// convolution of a tile, and the memory that they work in. library.py gives LANES, the values of a
+// vector, and WIDTH, the columns to which a matrix is padded.
 
 #pragma once
 
@@ -174,6 +174,32 @@ void convolve(const typename T::value* x, int64_t height, int64_t width, int64_t
         for (int i = 0; i < STRIP; i++)
           if (column + i < t.columns) put(r * t.columns + column + i, first, sum[i]);
       }
+    }
+  }
+}
+
+// The patches of size x size pixels that a stem or a downsampling sees of (N, .., H, W) maps, in order.
+struct Patches {
+  struct Corner {
+    int64_t image, row, column;
+  };
+  int64_t size, down, across, total;
+  Patches(int64_t n, int64_t height, int64_t width, int64_t size)
+      : size(size), down(height / size), across(width / size), total(n * down * across) {}
+  Corner operator[](int64_t i) const {
+    return {i / (down * across), i / across % down * size, i % across * size};
+  }
+};
+
+// A patch of images, (N, C, H, W), as C * size * size values in a row.
+void copy_patch(const float* images, int64_t channels, int64_t height, int64_t width,
+                const Patches::Corner& corner, int64_t size, float* to) {
+  for (int64_t channel = 0; channel < channels; channel++) {
+    const float* from = images + ((corner.image * channels + channel) * height + corner.row) * width +
+                        corner.column;
+    for (int64_t r = 0; r < size; r++, from += width, to += size) {
+      if (size == 4) _mm_storeu_ps(to, _mm_loadu_ps(from));
+      else std::memcpy(to, from, size * 4);
     }
   }
 }

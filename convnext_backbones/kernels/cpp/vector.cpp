@@ -436,8 +436,9 @@ template <class T, class value = typename T::value>
 int downsample(const value* x, value* y, int64_t n, int64_t height, int64_t width, int64_t c,
                int64_t out, float eps, const value* weight, const float* bias) {
   const std::lock_guard<std::mutex> guard(workspace.mutex);
-  const int64_t threads = omp_get_max_threads(), down = height / 2, across = width / 2;
-  const int64_t total = n * down * across, share = std::min(SHARE, cut(total, threads));
+  const int64_t threads = omp_get_max_threads();
+  const Patches patches(n, height, width, 2);
+  const int64_t share = std::min(SHARE, cut(patches.total, threads));
   const int64_t map_bytes = up(share * cut(c, P) * P * 4, 64);
   const int64_t own = 2 * map_bytes + up(share * cut(out, P) * P * 4, 64);
   char* memory = workspace.at_least(threads * own);
@@ -448,12 +449,11 @@ int downsample(const value* x, value* y, int64_t n, int64_t height, int64_t widt
     value* const a = (value*)((char*)map + map_bytes);
     float* const sums = (float*)((char*)a + map_bytes);
 #pragma omp for schedule(dynamic)
-    for (int64_t start = 0; start < total; start += share) {
-      const int64_t positions = std::min(share, total - start);
+    for (int64_t start = 0; start < patches.total; start += share) {
+      const int64_t positions = std::min(share, patches.total - start);
       for (int64_t tap = 0; tap < 4; tap++) {
         for (int64_t m = 0; m < positions; m++) {
-          const int64_t at = start + m, image = at / (down * across);
-          const int64_t row = at / across % down * 2, column = at % across * 2;
+          const auto [image, row, column] = patches[start + m];
           const value* from = x + ((image * height + row + tap / 2) * width + column + tap % 2) * c;
           for (int64_t i = 0; i < c; i += LANES)
             Float32::store(map + (i / P * positions + m) * P + i % P, load<T>(from + i, c - i));
@@ -479,8 +479,8 @@ int stem(const float* images, value* y, int64_t n, int64_t channels, int64_t hei
          const float* norm_weight, const float* norm_bias, float eps) {
   const std::lock_guard<std::mutex> guard(workspace.mutex);
   const int64_t threads = omp_get_max_threads(), values = channels * patch * patch;
-  const int64_t down = height / patch, across = width / patch, total = n * down * across;
-  const int64_t share = std::min(SHARE, cut(total, threads));
+  const Patches patches(n, height, width, patch);
+  const int64_t share = std::min(SHARE, cut(patches.total, threads));
   const int64_t pixels_bytes = up(cut(values, P) * P * 4, 64);
   const int64_t a_bytes = up(share * cut(values, P) * P * sizeof(value), 64);
   const int64_t own = pixels_bytes + a_bytes + up(share * cut(out, P) * P * 4, 64);
@@ -493,18 +493,10 @@ int stem(const float* images, value* y, int64_t n, int64_t channels, int64_t hei
     float* const sums = (float*)((char*)a + a_bytes);
     std::memset(pixels, 0, pixels_bytes);
 #pragma omp for schedule(dynamic)
-    for (int64_t start = 0; start < total; start += share) {
-      const int64_t positions = std::min(share, total - start);
+    for (int64_t start = 0; start < patches.total; start += share) {
+      const int64_t positions = std::min(share, patches.total - start);
       for (int64_t m = 0; m < positions; m++) {
-        const int64_t at = start + m, image = at / (down * across);
-        const int64_t row = at / across % down * patch, column = at % across * patch;
-        float* to = pixels;
-        for (int64_t channel = 0; channel < channels; channel++) {
-          const float* from =
-              images + ((image * channels + channel) * height + row) * width + column;
-          for (int64_t r = 0; r < patch; r++, from += width, to += patch)
-            std::memcpy(to, from, patch * 4);
-        }
+        copy_patch(images, channels, height, width, patches[start + m], patch, pixels);
         for (int64_t i = 0; i < values; i += LANES)
           T::store(a + (i / P * positions + m) * P + i % P, Float32::load(pixels + i));
       }
